@@ -1,0 +1,71 @@
+"""FLeX: fine-tune a code model on one programming language, and know what that did to the others.
+
+    from flextune import Recipe, Training, run
+    run(Recipe(model="smollm2-135m", training=Training(dataset="basics")), "runs/first")
+
+Importing flextune imports neither torch nor transformers; each name is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flextune.errors import FlextuneError, UsageError
+    from flextune.execution import Program, Verdict, execute
+    from flextune.pipeline import evaluate, quickstart, run
+    from flextune.recipe import Adapter, Decoding, Evaluation, Execution, Generation, Penalty, Recipe, Training, load_recipe
+    from flextune.report.report import report
+    from flextune.scoring.compare import compare
+    from flextune.tasks import Example, Problem, load_benchmark, load_training_set
+    from flextune.tuning.fourier import FourierPenalty
+    from flextune.tuning.trainer import SpectralTrainerMixin
+
+_HOMES = {
+    "flextune.errors": ("FlextuneError", "UsageError"),
+    "flextune.execution": ("Program", "Verdict", "execute"),
+    "flextune.pipeline": ("evaluate", "quickstart", "run"),
+    "flextune.recipe": (
+        *("Adapter", "Decoding", "Evaluation", "Execution", "Generation", "Penalty", "Recipe", "Training"),
+        "load_recipe",
+    ),
+    "flextune.report.report": ("report",),
+    "flextune.scoring.compare": ("compare",),
+    "flextune.tasks": ("Example", "Problem", "load_benchmark", "load_training_set"),
+    "flextune.tuning.fourier": ("FourierPenalty",),
+    "flextune.tuning.trainer": ("SpectralTrainerMixin",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Adapter",
+    "Decoding",
+    "Evaluation",
+    "Example",
+    "Execution",
+    "FlextuneError",
+    "FourierPenalty",
+    "Generation",
+    "Penalty",
+    "Problem",
+    "Program",
+    "Recipe",
+    "SpectralTrainerMixin",
+    "Training",
+    "UsageError",
+    "Verdict",
+    "compare",
+    "evaluate",
+    "execute",
+    "load_benchmark",
+    "load_recipe",
+    "load_training_set",
+    "quickstart",
+    "report",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'flextune' has no attribute {name!r}")

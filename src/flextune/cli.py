@@ -1,0 +1,445 @@
+"""The command line: one verb, one function. Heavy libraries are imported by the verb that needs them.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.progress import console, say
+from flextune.rundir import Measurement, version
+
+app = cyclopts.App(
+    name="flextune",
+    help="Fine-tune a code model on one programming language, and know what that did to the others.",
+    version=version,
+    help_epilogue="Start with `flextune quickstart`. Add --debug to any command to see a traceback.",
+)
+data_app = cyclopts.App(name="data", help="Look at benchmarks and training sets.")
+app.command(data_app)
+
+Flag = Annotated[bool, Parameter(negative="")]
+Sandbox = Literal["auto", "bubblewrap", "none"]
+out = Console(highlight=False)
+
+
+@app.command
+def quickstart(*overrides: str, output: str = "runs/quickstart") -> None:
+    """Tune a small model on Python, measure it on Python and Java before and after, and write a report.
+
+    Parameters
+    ----------
+    overrides
+        Keys of the recipe to change, such as training.epochs=1 (`flextune recipe` lists them).
+    output
+        The run directory.
+    """
+    from flextune import pipeline
+
+    _show(pipeline.quickstart(output, overrides).path)
+
+
+@app.command
+def run(recipe: str, *overrides: str, output: str | None = None) -> None:
+    """Do all of a recipe: measure, train, measure again, compare, report. Killed, it goes on where it was.
+
+    Parameters
+    ----------
+    recipe
+        The YAML file (`flextune recipe` lists its keys).
+    overrides
+        Keys to change, such as training.learning_rate=1e-4.
+    output
+        The run directory; by default runs/ and the name of the recipe.
+    """
+    from flextune import pipeline
+    from flextune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    _show(pipeline.run(loaded, output or Path("runs") / Path(recipe).stem).path)
+
+
+@app.command
+def recipe() -> None:
+    """List the keys of a recipe: type, default, and what each does."""
+    from flextune.recipe import describe_keys
+
+    for key, kind, default, description in describe_keys():
+        if kind == "section":
+            out.print(f"\n[bold]{key}[/bold]: {description}")
+        else:
+            out.print(f"  [bold]{key}[/bold] ({default}): {description}")
+
+
+@app.command
+def evaluate(
+    model: str,
+    *,
+    benchmark: list[str],
+    output: str | None = None,
+    adapter: str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    allow_unsandboxed: Flag = False,
+) -> None:
+    """Measure a model on benchmarks: generate greedily, execute in the sandbox, score.
+
+    Parameters
+    ----------
+    model
+        A folder, a name on the Hub, or smollm2-135m.
+    benchmark
+        A benchmark (`flextune data list`); may be given several times.
+    output
+        The run directory; by default runs/evaluate- and the model's name.
+    adapter
+        A PEFT folder to put beside the model's weights.
+    data
+        A folder with local copies of data sets.
+    limit
+        Ask only the first problems.
+    max_new_tokens
+        Longest completion.
+    allow_unsandboxed
+        Agree to run programs without a sandbox if there is none.
+    """
+    from flextune import pipeline
+
+    done = pipeline.evaluate(
+        model,
+        benchmark,
+        output or f"runs/evaluate-{Path(model).name}",
+        adapter=adapter,
+        data=data,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        allow_unsandboxed=allow_unsandboxed,
+    )
+    _show(done.path)
+
+
+@app.command
+def train(recipe: str, *overrides: str, output: str | None = None) -> None:
+    """Train the adapter of a recipe, without measuring anything.
+
+    Parameters
+    ----------
+    recipe
+        The YAML file.
+    overrides
+        Keys to change, such as training.epochs=1.
+    output
+        The run directory; by default runs/ and the name of the recipe.
+    """
+    from flextune import pipeline
+    from flextune.recipe import load_recipe
+
+    directory = pipeline.train_only(load_recipe(recipe, overrides), output or Path("runs") / Path(recipe).stem)
+    out.print(f"Adapter: {directory.adapter}", soft_wrap=True)
+
+
+@app.command
+def generate(
+    *,
+    model: str,
+    benchmark: str,
+    output: str,
+    adapter: str | None = None,
+    merged: Flag = False,
+    data: str | None = None,
+    decoding: Literal["greedy", "sampling"] = "greedy",
+    temperature: float | None = None,
+    top_p: float | None = None,
+    samples: int = 1,
+    limit: int | None = None,
+    max_new_tokens: int = 512,
+    batch_size: int = 32,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    seed: int = 0,
+) -> None:
+    """Write completions.jsonl for a benchmark, and problems.jsonl beside it.
+
+    Parameters
+    ----------
+    model
+        A folder, a name on the Hub, or smollm2-135m.
+    benchmark
+        A benchmark (`flextune data list`).
+    output
+        The folder to write.
+    adapter
+        A PEFT folder.
+    merged
+        Add the adapter into the weights first.
+    data
+        A folder with local copies of data sets.
+    decoding
+        How the next token is chosen.
+    temperature
+        Sampling only.
+    top_p
+        Sampling only.
+    samples
+        Sampling only: completions for each problem.
+    limit
+        Ask only the first problems.
+    max_new_tokens
+        Longest completion.
+    batch_size
+        Completions made at once.
+    dtype
+        Type of the weights.
+    seed
+        For sampling.
+    """
+    from flextune import pipeline
+
+    path = pipeline.generate_only(
+        model,
+        benchmark,
+        output,
+        adapter=adapter,
+        merged=merged,
+        data=data,
+        decoding={"kind": decoding, "temperature": temperature, "top_p": top_p, "samples": samples},
+        generation={"max_new_tokens": max_new_tokens, "batch_size": batch_size},
+        limit=limit,
+        dtype=dtype,
+        seed=seed,
+    )
+    out.print(f"Completions: {path}", soft_wrap=True)
+
+
+@app.command
+def execute(
+    completions: str,
+    *,
+    benchmark: str,
+    data: str | None = None,
+    output: str | None = None,
+    workers: int | None = None,
+    sandbox: Sandbox = "auto",
+    timeout: float = 5.0,
+    allow_unsandboxed: Flag = False,
+) -> None:
+    """Judge completions by their tests in the sandbox: verdicts.jsonl and execution.json.
+
+    Parameters
+    ----------
+    completions
+        JSON Lines with task_id (or name) and completion.
+    benchmark
+        The benchmark that they answer.
+    data
+        A folder with local copies of data sets.
+    output
+        The folder to write; by default that of the completions.
+    workers
+        Programs judged at once.
+    sandbox
+        The layer to use.
+    timeout
+        Processor time of one program in seconds; three times as much by the clock.
+    allow_unsandboxed
+        Agree to run programs without a sandbox if there is none.
+    """
+    from flextune import pipeline
+
+    folder = Path(output) if output else Path(completions).parent
+    settings = {
+        "sandbox": sandbox,
+        "workers": workers,
+        "allow_unsandboxed": allow_unsandboxed,
+        "limits": {"cpu_seconds": timeout, "wall_seconds": 3 * timeout},
+    }
+    counts = pipeline.execute_only(Path(completions), benchmark, data, folder, settings)
+    passed = counts.get("passed", 0)
+    rest = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "passed")
+    out.print(f"{passed} of {sum(counts.values())} passed{f' ({rest})' if rest else ''}")
+    out.print(f"Verdicts: {folder / 'verdicts.jsonl'}", soft_wrap=True)
+
+
+@app.command
+def score(folder: str, *, benchmark: str = "") -> None:
+    """Turn the verdicts in a folder into scores.json: pass@1 with its interval.
+
+    Parameters
+    ----------
+    folder
+        The folder with verdicts.jsonl.
+    benchmark
+        The benchmark's name, for the file.
+    """
+    from flextune.report.results import percent
+    from flextune.scoring.score import score as write_scores
+
+    scores = write_scores(Measurement(Path(folder)), benchmark or Path(folder).name)
+    value = scores["pass@1"]
+    out.print(
+        f"pass@1 {percent(value['value'])} (95 % interval {percent(value['low'])} to {percent(value['high'])}; "
+        f"{scores['problems']} problems, {scores['samples']} samples)"
+    )
+
+
+@app.command
+def compare(first: str, second: str) -> None:
+    """Compare two folders with verdicts of the same problems, the second against the first.
+
+    Parameters
+    ----------
+    first
+        A folder with verdicts.jsonl.
+    second
+        Another.
+    """
+    from flextune.report.results import judgement, points
+    from flextune.scoring.compare import compare as compare_verdicts
+
+    found = compare_verdicts(Measurement(Path(first)).verdicts, Measurement(Path(second)).verdicts)
+    difference = found["difference"]
+    out.print(
+        f"{points(difference['value'])} points (95 % interval {points(difference['low'])} to "
+        f"{points(difference['high'])}; p = {found['p_value']:.2g}, {found['problems']} problems): {judgement(found)}"
+    )
+    out.print(f"won {len(found['won'])}: {' '.join(found['won'])}", soft_wrap=True, markup=False)
+    out.print(f"lost {len(found['lost'])}: {' '.join(found['lost'])}", soft_wrap=True, markup=False)
+
+
+@app.command
+def report(run: str, *, output: str | None = None) -> None:
+    """Write the report of a run directory as a page that opens from disk.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    output
+        The folder to write; by default report/ in the run.
+    """
+    from flextune.report.report import report as write_report
+
+    out.print(f"Report: {write_report(run, output)}", soft_wrap=True)
+
+
+@app.command
+def doctor() -> None:
+    """Say what works here: toolchains, sandbox, libraries, accelerator."""
+    from flextune import doctor as examination
+
+    out.print(examination.table())
+
+
+@data_app.command(name="list")
+def data_list() -> None:
+    """List benchmarks, and training sets with their prompt templates."""
+    from flextune.tasks import BENCHMARKS, TRAINING_SETS
+
+    out.print("[bold]Benchmarks[/bold]")
+    for name, what in BENCHMARKS.items():
+        out.print(f"  {name:<20} {what}", soft_wrap=True)
+    out.print("\n[bold]Training sets[/bold]")
+    for name, (what, templates) in TRAINING_SETS.items():
+        out.print(f"  {name:<20} {what} (templates: {', '.join(templates)})", soft_wrap=True)
+    out.print("\nOr a .jsonl file: of task_id, language, prompt, tests, stop; of prompt and completion.")
+
+
+@data_app.command(name="show")
+def data_show(name: str, *, data: str | None = None, number: int = 1, training: Flag = False) -> None:
+    """Show one problem as the model sees it, with its tests; or one training example with its completion.
+
+    Parameters
+    ----------
+    name
+        A benchmark or a training set.
+    data
+        A folder with local copies of data sets.
+    number
+        Which one, from 1.
+    training
+        Show the training set of this name.
+    """
+    from flextune.tasks import show
+
+    out.print(show(name, data, number, training), markup=False, soft_wrap=True)
+
+
+@data_app.command(name="overlap")
+def data_overlap(training_set: str, benchmark: str, *, data: str | None = None, template: str | None = None) -> None:
+    """List what a training set shares with a benchmark.
+
+    Parameters
+    ----------
+    training_set
+        A training set.
+    benchmark
+        A benchmark.
+    data
+        A folder with local copies of data sets.
+    template
+        The prompt template, if not the default.
+    """
+    from flextune.tasks import load_benchmark, load_training_set
+    from flextune.tasks.overlap import NGRAM, find_overlaps
+
+    examples = load_training_set(training_set, data, template).examples
+    problems = load_benchmark(benchmark, data).problems
+    overlaps = find_overlaps(examples, problems)
+    for overlap in overlaps:
+        kind = f"same {overlap.kind}" if overlap.certain else f"warning: {NGRAM} words in a row"
+        out.print(f"{overlap.example}  {overlap.problem}  {kind}", markup=False)
+    certain = len({overlap.example for overlap in overlaps if overlap.certain})
+    hints = len({overlap.example for overlap in overlaps if not overlap.certain})
+    out.print(
+        f"{certain} of {len(examples)} examples are among the {len(problems)} problems; "
+        f"{hints} share {NGRAM} words in a row with one"
+    )
+
+
+def _show(run: Path) -> None:
+    """The end of a run: the table, and where the report is."""
+    from flextune.report.results import read_results
+    from flextune.report.table import summary
+
+    out.print(summary(read_results(run)))
+    out.print(f"Report: {run / 'report' / 'index.html'}", soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value"), debug))
+
+
+def _guarded(command: Callable[[], Any], debug: bool) -> int:
+    """Run a command; errors become one sentence and an exit code."""
+    try:
+        command()
+        return 0
+    except cyclopts.CycloptsError as error:
+        code, message = 2, f"{error} (see `flextune --help`)"
+    except UsageError as error:
+        code, message = 2, str(error)
+    except FlextuneError as error:
+        code, message = 1, str(error)
+    except KeyboardInterrupt:
+        code, message = 130, "stopped; the same command goes on from here"
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        code, message = 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
+    except Exception as error:
+        code = 1
+        message = f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"
+    if debug:
+        console.print_exception()
+    say(f"flextune: {message}")
+    return code

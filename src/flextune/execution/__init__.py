@@ -1,0 +1,14 @@
+"""Execution: programs that a model wrote, judged by their tests in a sandbox.
+
+    verdicts = execute([Program("HumanEval/0", 0, "python", prompt, completion, tests)])
+
+Nothing here imports torch.
+"""
+
+from flextune.execution.execute import execute, judge_completions
+from flextune.execution.judge import Program
+from flextune.execution.languages import LANGUAGES
+from flextune.execution.settings import Execution, Limits
+from flextune.execution.verdict import Verdict
+
+__all__ = ["LANGUAGES", "Execution", "Limits", "Program", "Verdict", "execute", "judge_completions"]

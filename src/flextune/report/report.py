@@ -1,0 +1,65 @@
+"""The verb `report`: a run directory becomes `report/index.html`, a page that opens from disk."""
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from flextune.files import write_atomic
+from flextune.report.figures import draw
+from flextune.report.results import Result, judgement, percent, points, programs, read_results
+from flextune.rundir import RunDirectory
+
+WORDS = {
+    "passed": "passed",
+    "wrong_answer": "wrong answer",
+    "runtime_error": "error while running",
+    "compile_error": "does not compile",
+    "compile_timeout": "compiler too slow",
+    "timeout": "too slow",
+    "memory_limit": "too much memory",
+    "output_limit": "too much output",
+    "early_exit": "ended before its tests",
+}
+"""Verdicts in words."""
+
+
+def report(run: str | Path, output: str | Path | None = None) -> Path:
+    """Write the page and its figures; returns the path of the page.
+
+    Everything that a model wrote is escaped: it is shown, never run.
+    """
+    results = read_results(run)
+    folder = Path(output) if output else RunDirectory(run).report
+    figures = draw(results, folder / "figures")
+    environment = Environment(loader=PackageLoader("flextune.report", "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"percent": percent, "points": points, "words": lambda verdict: WORDS[verdict]}
+    page = environment.get_template("page.html.j2").render(
+        results=results,
+        figures=figures,
+        judgement=judgement,
+        benchmarks=[_benchmark(name, list(group)) for name, group in groupby(results.results, lambda r: r.benchmark)],
+        recipe=yaml.safe_dump(results.recipe, sort_keys=False, allow_unicode=True),
+    )
+    path = folder / "index.html"
+    write_atomic(path, page)
+    return path
+
+
+def _benchmark(name: str, results: list[Result]) -> dict[str, Any]:
+    """The problems of one benchmark with what each variant wrote."""
+    rows: dict[str, dict[str, Any]] = {}
+    columns = [result.variant if result.decoding == "greedy" else f"{result.variant}, {result.decoding}" for result in results]
+    for column, result in zip(columns, results, strict=True):
+        for program in programs(result):
+            row = rows.setdefault(program["task_id"], {"task_id": program["task_id"], "cells": {}})
+            row["prompt"] = program["prompt"]
+            row["cells"].setdefault(column, []).append(program)
+    for row in rows.values():
+        solved = [all(program["passed"] for program in row["cells"].get(column, [])) for column in columns]
+        row["change"] = "" if len(set(solved)) == 1 else ("won" if solved[-1] else "lost")
+    return {"name": name, "columns": columns, "rows": list(rows.values())}
+
+

@@ -1,0 +1,183 @@
+"""RunDirectory: the one place that knows which file of a run is called what.
+
+    recipe.yaml                                      the effective recipe
+    run.json                                         provenance: versions, machine, checksums of model and data
+    training/metrics.jsonl, adapter/                 from `train`
+    evaluation/<benchmark>/problems.jsonl            what was asked
+    evaluation/<benchmark>/<variant>/<decoding>/     completions, verdicts, execution, scores
+    comparison.json, report/                         from `compare` and `report`
+
+A file or folder under its final name is whole; what is under way has another name.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.files import read_json, write_atomic, write_json
+
+PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The folder of one benchmark, variant and decoding; also what `flextune generate --output` writes."""
+
+    path: Path
+
+    @property
+    def completions(self) -> Path:
+        """What the model wrote."""
+        return self.path / "completions.jsonl"
+
+    @property
+    def verdicts(self) -> Path:
+        """What execution found."""
+        return self.path / "verdicts.jsonl"
+
+    @property
+    def execution(self) -> Path:
+        """Sandbox, limits and toolchains behind the verdicts."""
+        return self.path / "execution.json"
+
+    @property
+    def scores(self) -> Path:
+        """pass@1 with its interval."""
+        return self.path / "scores.json"
+
+    @property
+    def problems(self) -> Path:
+        """The snapshot of what was asked: beside the completions, or for the whole benchmark in a run."""
+        beside = self.path / "problems.jsonl"
+        return beside if beside.exists() else self.path.parent.parent / "problems.jsonl"
+
+
+class RunDirectory:
+    """The files of one run."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.provenance = self.path / "run.json"
+        self.adapter = self.path / "adapter"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "training" / "metrics.jsonl"
+        self.comparison = self.path / "comparison.json"
+        self.report = self.path / "report"
+
+    def problems(self, benchmark: str) -> Path:
+        """The snapshot of a benchmark."""
+        return self.path / "evaluation" / folder_name(benchmark) / "problems.jsonl"
+
+    def measurement(self, benchmark: str, variant: str, decoding: str) -> Measurement:
+        """The folder of one benchmark, variant and decoding."""
+        return Measurement(self.path / "evaluation" / folder_name(benchmark) / variant / decoding)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; a second writer is refused. The system lets go when the process dies."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FlextuneError(f"the run directory {self.path} cannot be made: {error.strerror}") from None
+        if not os.access(self.path, os.W_OK):
+            raise FlextuneError(f"the run directory {self.path} is not writable")
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise FlextuneError(f"another flextune process is writing {self.path}; wait for it, or name another") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, recipe: str, inputs: dict[str, Any], versions: dict[str, str]) -> None:
+        """Record a start: the effective recipe as YAML, and what it runs on.
+
+        `inputs` are model and data with their checksums. A run that was begun earlier goes on only with the same recipe
+        and the same inputs; otherwise this is a `UsageError` that names what differs.
+        """
+        record = {"flextune": version(), "seed": yaml.safe_load(recipe)["seed"], "inputs": inputs, "starts": []}
+        if self.provenance.exists():
+            changed = differences(self.recipe.read_text(encoding="utf-8"), recipe)
+            if changed:
+                raise UsageError(
+                    f"{self.path} holds a run of another recipe: {'; '.join(changed)}; name another --output"
+                )
+            record = read_json(self.provenance)
+            for name, found in inputs.items():
+                before = record["inputs"].get(name)
+                if before != found:
+                    raise UsageError(
+                        f"{self.path} was begun with another {name}: {before} there, {found} here; name another --output"
+                    )
+        record["starts"].append(
+            {
+                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "machine": machine(),
+                "versions": versions,
+            }
+        )
+        write_atomic(self.recipe, recipe)
+        write_json(self.provenance, record)
+
+
+def differences(there: str, here: str) -> list[str]:
+    """The keys in which two recipes (YAML) differ; how many programs are judged at once changes no result."""
+    first, second = dict(_flat(yaml.safe_load(there))), dict(_flat(yaml.safe_load(here)))
+    return [
+        f"{key} is {first.get(key)!r} there, {second.get(key)!r} here"
+        for key in {**first, **second}
+        if first.get(key) != second.get(key) and key != "execution.workers"
+    ]
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, content
+
+
+def folder_name(benchmark: str) -> str:
+    """A benchmark's name as a folder; a file's name without its folder and ending."""
+    return Path(benchmark).stem if benchmark.endswith(".jsonl") else benchmark
+
+
+def version() -> str:
+    """The version of flextune."""
+    return importlib.metadata.version("flextune")
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Where a result was measured."""
+    cpu = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return {"system": platform.platform(), "cpu": cpu, "cores": os.cpu_count()}

@@ -1,0 +1,178 @@
+"""Data sets: benchmarks that a model is measured on, and training sets that it is taught.
+
+    problems = load_benchmark("humaneval-java", data="folder")
+    examples = load_training_set("mbpp", data="folder")
+
+A benchmark's name is one of `BENCHMARKS`, any MultiPL-E config (`humaneval-rs`, `mbpp-cpp`, …), or the path of a JSON
+Lines file. Rows come from the folder `data` where it has the file, from the Hub at a pinned revision otherwise.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flextune.errors import UsageError
+from flextune.tasks import apps, basics, code_search_net, humaneval, humaneval_x, mbpp, multipl_e, own
+from flextune.tasks.problem import Example, Problem, StandardInput, truncate
+
+__all__ = [
+    "BENCHMARKS",
+    "TRAINING_SETS",
+    "Benchmark",
+    "Example",
+    "Problem",
+    "StandardInput",
+    "TrainingSet",
+    "load_benchmark",
+    "load_training_set",
+    "truncate",
+]
+
+BENCHMARKS = {
+    "basics-python": "the embedded problems in Python",
+    "basics-java": "the embedded problems in Java",
+    "basics-javascript": "the embedded problems in JavaScript",
+    "basics-cpp": "the embedded problems in C++",
+    "humaneval": "HumanEval, 164 Python problems",
+    "humaneval-java": "HumanEval in Java by MultiPL-E, 158 problems; other languages: humaneval-cpp, humaneval-js, …",
+    "mbpp-java": "MBPP in Java by MultiPL-E, 386 problems of all splits; other languages: mbpp-cpp, mbpp-js, …",
+    "humaneval-x-java": "HumanEval in Java by hand, 164 problems; also python, js, cpp",
+    "mbpp": "MBPP, the 500 test problems; mbpp-validation: the 90 of validation",
+    "apps": "APPS, the test problems; also apps-introductory, apps-interview, apps-competition",
+}
+"""Names that `flextune data list` shows, with what each is."""
+
+TRAINING_SETS = {
+    "basics": ("the embedded Python problems", ("function",)),
+    "mbpp": ("MBPP, the 374 problems of the training split", tuple(mbpp.TEMPLATES)),
+    "apps": ("APPS; also apps-introductory, apps-interview, apps-competition", tuple(apps.TEMPLATES)),
+    "code-search-net": ("CodeSearchNet, documented Python functions", tuple(code_search_net.TEMPLATES)),
+}
+"""Names, what each is, and its prompt templates, the default first."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's problems and where they came from."""
+
+    name: str
+    problems: list[Problem]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set's examples and where they came from."""
+
+    name: str
+    examples: list[Example]
+    provenance: dict[str, Any]
+
+
+def load_benchmark(name: str, data: str | Path | None = None, limit: int | None = None) -> Benchmark:
+    """Load a benchmark by name or path; `limit` keeps the first problems only.
+
+    Raises `UsageError` for an unknown name, `FlextuneError` if the rows cannot be had.
+
+    >>> load_benchmark("basics-java").problems[0].language
+    'java'
+    """
+    folder = Path(data) if data is not None else None
+    problems, provenance = _benchmark_loader(name, folder)()
+    seen: set[str] = set()
+    for problem in problems:
+        if problem.task_id in seen:
+            raise UsageError(f"{name}: the task_id {problem.task_id!r} stands there twice")
+        seen.add(problem.task_id)
+    if limit is not None and limit < len(problems):
+        problems, provenance = problems[:limit], {**provenance, "limit": limit}
+    return Benchmark(name, problems, provenance)
+
+
+def _benchmark_loader(name: str, data: Path | None) -> Callable[[], tuple[list[Problem], dict[str, object]]]:
+    if name.endswith(".jsonl"):
+        return lambda: own.load(_existing(name))
+    if name.startswith("basics-") and name.removeprefix("basics-") in basics.SYNTAX:
+        return lambda: basics.load(name.removeprefix("basics-"))
+    if name == "humaneval":
+        return lambda: humaneval.load(data)
+    if name.startswith("humaneval-x-"):
+        return lambda: humaneval_x.load(name.removeprefix("humaneval-x-"), data)
+    if name in ("mbpp", "mbpp-validation"):
+        return lambda: mbpp.load(data, "validation" if name == "mbpp-validation" else "test")
+    if name == "apps" or name.startswith("apps-"):
+        return lambda: apps.load(name.removeprefix("apps").removeprefix("-") or None, data)
+    if re.fullmatch(r"(humaneval|mbpp)-[a-z]+", name):
+        return lambda: multipl_e.load(name, data)
+    known = ", ".join(BENCHMARKS)
+    raise UsageError(f"{name!r} is not a benchmark; there are {known}, MultiPL-E's configs, and paths of .jsonl files")
+
+
+def load_training_set(
+    name: str,
+    data: str | Path | None = None,
+    template: str | None = None,
+    limit: int | None = None,
+) -> TrainingSet:
+    """Load a training set by name, or a `.jsonl` file of `prompt` and `completion`.
+
+    Args:
+        name: A key of `TRAINING_SETS`, `apps-<difficulty>`, or a path.
+        data: The folder with local copies, if any.
+        template: How a row becomes a prompt; the first of the set's templates by default.
+        limit: Keep the first examples only.
+
+    >>> len(load_training_set("basics", limit=3).examples)
+    3
+    """
+    folder = Path(data) if data is not None else None
+    if name.endswith(".jsonl"):
+        if template is not None:
+            raise UsageError(f"training.template = {template!r}: a file of prompts and completions has no templates")
+        examples, provenance = own.examples(_existing(name))
+        return TrainingSet(name, examples[:limit], provenance)
+    family = "apps" if name.startswith("apps-") else name
+    if family not in TRAINING_SETS:
+        raise UsageError(
+            f"{name!r} is not a training set; there are {', '.join(TRAINING_SETS)} and paths of .jsonl files"
+        )
+    templates = TRAINING_SETS[family][1]
+    template = template or templates[0]
+    if template not in templates:
+        raise UsageError(f"training.template = {template!r}: {family} has {', '.join(templates)}")
+    if family == "basics":
+        examples, provenance = basics.examples()
+    elif family == "mbpp":
+        examples, provenance = mbpp.examples(folder, template)
+    elif family == "apps":
+        examples, provenance = apps.examples(folder, template, name.removeprefix("apps").removeprefix("-") or None)
+    else:
+        examples, provenance = code_search_net.examples(folder, template, limit)
+    return TrainingSet(name, examples[:limit], {**provenance, "template": template})
+
+
+def show(name: str, data: str | Path | None = None, number: int = 1, training: bool = False) -> str:
+    """One problem of a benchmark, or one example of a training set, as a text."""
+    if training:
+        examples = load_training_set(name, data).examples
+        example = examples[_position(number, len(examples), name)]
+        return f"{example.id}\n\n{example.prompt}{example.completion}"
+    problems = load_benchmark(name, data).problems
+    problem = problems[_position(number, len(problems), name)]
+    tests = problem.tests if isinstance(problem.tests, str) else f"{len(problem.tests.inputs)} inputs and outputs"
+    return f"{problem.task_id} ({problem.language})\n\n{problem.prompt}\n… the completion …\n\n{tests}"
+
+
+def _position(number: int, count: int, name: str) -> int:
+    if not 1 <= number <= count:
+        raise UsageError(f"number = {number}: {name} has {count}, from 1")
+    return number - 1
+
+
+def _existing(name: str) -> Path:
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"the data file {path} does not exist")
+    return path

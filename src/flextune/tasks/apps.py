@@ -1,0 +1,99 @@
+"""APPS (Hendrycks et al. 2021, arXiv 2105.09938): competition problems, on standard input or as a named function."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flextune.errors import UsageError
+from flextune.tasks.problem import Example, Problem, StandardInput
+from flextune.tasks.source import Rows, Source, read
+
+DIFFICULTIES = ("introductory", "interview", "competition")
+STOP = ("\n```", "\nQUESTION:", "\n---")
+
+REVISION = "21e74ddf8de1a21436da12e3e653065c5213e9d1"
+KEYS = ("problem_id", "question", "solutions", "input_output", "difficulty", "starter_code")
+
+
+def question(row: dict[str, Any]) -> str:
+    """The prompt of the APPS paper (appendix): question, starter code, the kind of input, and a heading."""
+    starter = f"\n{row['starter_code'].rstrip()}" if row["starter_code"].strip() else ""
+    kind = "Use Call-Based format" if starter else "Use Standard Input format"
+    return f"\nQUESTION:\n{row['question'].strip()}{starter}\n{kind}\n\nANSWER:\n"
+
+
+def docstring(row: dict[str, Any]) -> str:
+    """The question in a docstring at the top of a file."""
+    return f'"""\n{row["question"].strip()}\n"""\n'
+
+
+TEMPLATES: dict[str, Callable[[dict[str, Any]], str]] = {"question": question, "docstring": docstring}
+
+
+def load(difficulty: str | None, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
+    """The test problems that have tests, of all difficulties or of one."""
+    rows = _rows(data, "test", difficulty)
+    problems = [
+        Problem(
+            task_id=f"APPS/{row['problem_id']}",
+            language="python",
+            prompt=question(row),
+            tests=tests_of(row),
+            stop=STOP,
+            upstream=f"apps-test/{row['problem_id']}",
+            solution=next(iter(_solutions(row)), ""),
+        )
+        for row in rows.rows
+        if row["input_output"]
+    ]
+    return problems, {**rows.provenance, "rows": len(problems)}
+
+
+def examples(
+    data: Path | None, template: str, difficulty: str | None = None, solutions: int = 1
+) -> tuple[list[Example], dict[str, object]]:
+    """The training problems, each with its first `solutions` solutions."""
+    rows = _rows(data, "train", difficulty)
+    prompt = TEMPLATES[template]
+    return [
+        Example(f"APPS/{row['problem_id']}/{n}", prompt(row), code, upstream=f"apps-train/{row['problem_id']}")
+        for row in rows.rows
+        for n, code in enumerate(_solutions(row)[:solutions])
+    ], rows.provenance
+
+
+def tests_of(row: dict[str, Any]) -> str | StandardInput:
+    """Standard input and output pairs, or assertions over the named function."""
+    cases = json.loads(row["input_output"])
+    if not cases.get("fn_name"):
+        return StandardInput(inputs=[_text(x) for x in cases["inputs"]], outputs=[_text(x) for x in cases["outputs"]])
+    name = cases["fn_name"]
+    function = f"Solution().{name}" if "class Solution" in row["starter_code"] else name
+    # upstream wraps some expected values in a list of one
+    lines = [
+        f"_found = {function}(*{arguments!r})\nassert _plain(_found) in (_plain({expected!r}), _plain({expected!r}[0])"
+        f" if isinstance({expected!r}, list) and len({expected!r}) == 1 else _plain({expected!r}))"
+        for arguments, expected in zip(cases["inputs"], cases["outputs"], strict=True)
+    ]
+    plain = "def _plain(value):\n    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value\n"
+    return plain + "\n".join(lines) + "\n"
+
+
+def _text(case: Any) -> str:
+    return "\n".join(case) if isinstance(case, list) else str(case)
+
+
+def _solutions(row: dict[str, Any]) -> list[str]:
+    return [code.strip() + "\n" for code in json.loads(row["solutions"] or "[]")]
+
+
+def _rows(data: Path | None, split: str, difficulty: str | None) -> Rows:
+    if difficulty is not None and difficulty not in DIFFICULTIES:
+        raise UsageError(f"apps: the difficulty {difficulty!r} is not known; there are {', '.join(DIFFICULTIES)}")
+    source = Source(
+        file=f"apps/{split}.jsonl", repo="codeparrot/apps", revision=REVISION, hub_file=f"{split}.jsonl"
+    )
+    rows = read(source, data, KEYS)
+    kept = [row for row in rows.rows if difficulty in (None, row["difficulty"])]
+    return Rows(kept, {**rows.provenance, "split": split, "difficulty": difficulty, "rows": len(kept)})

@@ -1,0 +1,42 @@
+"""MultiPL-E (Cassano et al. 2022, arXiv 2208.08227): HumanEval and MBPP translated into many languages."""
+
+import re
+from pathlib import Path
+
+from flextune.tasks.problem import Problem
+from flextune.tasks.source import Source, read
+
+LANGUAGES = {"py": "python", "java": "java", "js": "javascript", "cpp": "cpp"}
+"""MultiPL-E's short names, where ours differ or the language can be executed."""
+
+REVISION = "28441b6024e71d4a1c1c0f6bf171c935cd5a43f2"
+KEYS = ("name", "language", "prompt", "tests", "stop_tokens")
+
+
+def load(config: str, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
+    """All problems of a config by its Hub name: `humaneval-java`, `mbpp-cpp`, …"""
+    source = Source(file=f"multipl-e/{config}.jsonl", repo="nuprl/MultiPL-E", revision=REVISION, config=config)
+    rows = read(source, data, KEYS)
+    short = config.partition("-")[2]
+    problems = [
+        Problem(
+            task_id=row["name"],
+            language=LANGUAGES.get(short, short),
+            prompt=row["prompt"],
+            tests=row["tests"],
+            stop=tuple(row["stop_tokens"]),
+            upstream=upstream(row["name"]),
+        )
+        for row in rows.rows
+    ]
+    return problems, rows.provenance
+
+
+def upstream(name: str) -> str:
+    """The problem that a MultiPL-E name was translated from.
+
+    >>> upstream("HumanEval_85_add"), upstream("mbpp_601_max_chain_length")
+    ('humaneval/85', 'mbpp/601')
+    """
+    match = re.match(r"(humaneval|mbpp)_(\d+)_", name, flags=re.IGNORECASE)
+    return f"{match[1].lower()}/{match[2]}" if match else ""

@@ -1,0 +1,25 @@
+"""Your own files: a training set of `prompt` and `completion`, a benchmark of problems as in `problems.jsonl`."""
+
+from pathlib import Path
+
+from flextune.errors import FlextuneError
+from flextune.tasks.problem import Example, Problem
+from flextune.tasks.source import read_file
+
+
+def load(path: Path) -> tuple[list[Problem], dict[str, object]]:
+    """A benchmark file with the keys `task_id`, `language`, `prompt`, `tests`, and `stop` if there are stop strings."""
+    rows = read_file(path, ("task_id", "language", "prompt", "tests"))
+    return [Problem.from_snapshot(row) for row in rows.rows], rows.provenance
+
+
+def examples(path: Path) -> tuple[list[Example], dict[str, object]]:
+    """A training file with the keys `prompt` and `completion`, and `upstream` if the problem came from a benchmark."""
+    rows = read_file(path, ("prompt", "completion"))
+    found = []
+    for number, row in enumerate(rows.rows, start=1):
+        for key in ("prompt", "completion"):
+            if not isinstance(row[key], str) or not row[key]:
+                raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected a text that is not empty")
+        found.append(Example(f"{path.name}/{number}", row["prompt"], row["completion"], row.get("upstream", "")))
+    return found, rows.provenance
