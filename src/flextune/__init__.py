@@ -12,26 +12,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flextune.errors import FlextuneError, UsageError
     from flextune.execution import Program, Verdict, execute
+    from flextune.execution.settings import Execution
+    from flextune.generation.settings import Decoding, Generation
     from flextune.pipeline import evaluate, quickstart, run
-    from flextune.recipe import Adapter, Decoding, Evaluation, Execution, Generation, Penalty, Recipe, Training, load_recipe
-    from flextune.report.report import report
+    from flextune.recipe import Evaluation, Recipe, load_recipe
+    from flextune.report.page import write_report
     from flextune.scoring.compare import compare
     from flextune.tasks import Example, Problem, load_benchmark, load_training_set
     from flextune.tuning.fourier import FourierPenalty
+    from flextune.tuning.settings import Adapter, Penalty, Training
     from flextune.tuning.trainer import SpectralTrainerMixin
 
 _HOMES = {
     "flextune.errors": ("FlextuneError", "UsageError"),
     "flextune.execution": ("Program", "Verdict", "execute"),
     "flextune.pipeline": ("evaluate", "quickstart", "run"),
-    "flextune.recipe": (
-        *("Adapter", "Decoding", "Evaluation", "Execution", "Generation", "Penalty", "Recipe", "Training"),
-        "load_recipe",
-    ),
-    "flextune.report.report": ("report",),
+    "flextune.execution.settings": ("Execution",),
+    "flextune.generation.settings": ("Decoding", "Generation"),
+    "flextune.recipe": ("Evaluation", "Recipe", "load_recipe"),
+    "flextune.report.page": ("write_report",),
     "flextune.scoring.compare": ("compare",),
     "flextune.tasks": ("Example", "Problem", "load_benchmark", "load_training_set"),
     "flextune.tuning.fourier": ("FourierPenalty",),
+    "flextune.tuning.settings": ("Adapter", "Penalty", "Training"),
     "flextune.tuning.trainer": ("SpectralTrainerMixin",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -60,8 +63,8 @@ __all__ = [
     "load_recipe",
     "load_training_set",
     "quickstart",
-    "report",
     "run",
+    "write_report",
 ]
 
 

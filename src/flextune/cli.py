@@ -324,7 +324,7 @@ def report(run: str, *, output: str | None = None) -> None:
     output
         The folder to write; by default report/ in the run.
     """
-    from flextune.report.report import report as write_report
+    from flextune.report.page import write_report
 
     out.print(f"Report: {write_report(run, output)}", soft_wrap=True)
 

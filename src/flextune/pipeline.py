@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.execution.execute import judge_completions, prepare
+from flextune.execution.engine import judge_completions, prepare
 from flextune.execution.judge import Program
 from flextune.execution.languages import tool_version
 from flextune.execution.settings import Execution
@@ -22,7 +22,7 @@ from flextune.generation.settings import Decoding, Generation
 from flextune.models import ModelSource, find_model
 from flextune.progress import say
 from flextune.recipe import Evaluation, Recipe, Variant, dump_recipe, load_recipe, parse
-from flextune.report.report import report
+from flextune.report.page import write_report
 from flextune.rundir import Measurement, RunDirectory, folder_name, versions
 from flextune.scoring.compare import compare
 from flextune.scoring.score import read_verdicts, score
@@ -50,7 +50,7 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
             if variant != "base":
                 _measure(recipe, directory, plan, variant)
         _compare_all(recipe, directory)
-        report(directory.path)
+        write_report(directory.path)
     return directory
 
 
@@ -285,5 +285,7 @@ def _compare_all(recipe: Recipe, directory: RunDirectory) -> None:
                 if variant != "base":
                     tuned = directory.measurement(benchmark, variant, decoding)
                     found = compare(base.verdicts, tuned.verdicts)
-                    rows.append({"benchmark": folder_name(benchmark), "variant": variant, "decoding": decoding, **found})
+                    rows.append(
+                        {"benchmark": folder_name(benchmark), "variant": variant, "decoding": decoding, **found}
+                    )
     write_json(directory.comparison, rows)

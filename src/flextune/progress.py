@@ -14,7 +14,8 @@ console = Console(stderr=True, highlight=False)
 class Step(Protocol):
     """Call it as work is done: `step(3)` moves the bar on by three."""
 
-    def __call__(self, done: int = 1) -> None: ...
+    def __call__(self, done: int = 1) -> None:
+        """Move on."""
 
 
 @contextmanager

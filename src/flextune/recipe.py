@@ -186,7 +186,7 @@ def _problems(error: pydantic.ValidationError) -> list[dict[str, Any]]:
 
 def _is_key(part: str | int) -> bool:
     """False for the names that pydantic gives to the members of a union."""
-    return isinstance(part, int) or part.replace("_", "").replace("-", "").isalnum() and part not in ("list", "str")
+    return isinstance(part, int) or (part.replace("_", "").replace("-", "").isalnum() and part not in ("list", "str"))
 
 
 def _explain(problem: dict[str, Any], where: str) -> str:

@@ -96,7 +96,9 @@ class RunDirectory:
         try:
             lock.acquire()
         except Timeout:
-            raise FlextuneError(f"another flextune process is writing {self.path}; wait for it, or name another") from None
+            raise FlextuneError(
+                f"another flextune process is writing {self.path}; wait for it, or name another"
+            ) from None
         try:
             yield
         finally:
@@ -120,7 +122,8 @@ class RunDirectory:
                 before = record["inputs"].get(name)
                 if before != found:
                     raise UsageError(
-                        f"{self.path} was begun with another {name}: {before} there, {found} here; name another --output"
+                        f"{self.path} was begun with another {name}: {before} there, {found} here; "
+                        "name another --output"
                     )
         record["starts"].append(
             {

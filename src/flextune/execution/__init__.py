@@ -5,7 +5,7 @@
 Nothing here imports torch.
 """
 
-from flextune.execution.execute import execute, judge_completions
+from flextune.execution.engine import execute, judge_completions
 from flextune.execution.judge import Program
 from flextune.execution.languages import LANGUAGES
 from flextune.execution.settings import Execution, Limits

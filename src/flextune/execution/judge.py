@@ -119,9 +119,7 @@ class _Run:
             resources.append(f"--as={limits.memory_mb << 20}")
         tool = str(self._tool())
         inside = [*resources, "--", *(word.format(tool=tool) for word in command)]
-        return run_limited(
-            self._wrap(inside), self.scratch, limits.wall_seconds, limits.output_kb << 10, stdin, whole
-        )
+        return run_limited(self._wrap(inside), self.scratch, limits.wall_seconds, limits.output_kb << 10, stdin, whole)
 
     def _verdict(self, outcome: Outcome, ended: bool) -> tuple[Kind, str]:
         errors = outcome.errors.decode("utf-8", "replace")

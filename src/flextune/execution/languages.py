@@ -107,7 +107,7 @@ LANGUAGES: dict[str, Language] = {
             ],
             report=_before_braces(
                 2,
-                "try {{ java.nio.file.Files.writeString(java.nio.file.Path.of(\"{path}\"), \"{nonce}\"); }}"
+                'try {{ java.nio.file.Files.writeString(java.nio.file.Path.of("{path}"), "{nonce}"); }}'
                 " catch (java.io.IOException e) {{ throw new java.io.UncheckedIOException(e); }}",
             ),
             no_memory=r"\bOutOfMemoryError\b",
@@ -136,7 +136,7 @@ LANGUAGES: dict[str, Language] = {
             run=lambda main, limits: ["./program"],
             report=_before_braces(
                 1,
-                "{{ FILE *report = ::fopen(\"{path}\", \"w\"); ::fputs(\"{nonce}\", report); ::fclose(report); }}",
+                '{{ FILE *report = ::fopen("{path}", "w"); ::fputs("{nonce}", report); ::fclose(report); }}',
             ),
             assertion=r"Assertion .* failed",
             no_memory=r"std::bad_alloc",

@@ -1,5 +1,6 @@
 """One process under limits: drained always, killed with everything it started when it goes over."""
 
+import contextlib
 import os
 import selectors
 import signal
@@ -55,7 +56,8 @@ def run_limited(
     out, err = bytearray(), bytearray()
     total = 0
     stopped: Literal["", "wall", "output"] = ""
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ, out)
         selector.register(process.stderr, selectors.EVENT_READ, err)
@@ -88,7 +90,5 @@ def run_limited(
 
 
 def _kill_session(process: "subprocess.Popen[bytes]") -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):  # nothing is left of it
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # nothing is left of it

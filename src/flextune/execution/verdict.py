@@ -14,9 +14,9 @@ Kind = Literal[
     "output_limit",
     "early_exit",
 ]
-"""passed: the tests ran to their end. wrong_answer: an assertion failed, or the output differs. runtime_error: any other
-failure. compile_error, compile_timeout: of the compiler, or Python's and JavaScript's parser. timeout, memory_limit,
-output_limit: stopped at a limit. early_exit: it ended with success before the tests did."""
+"""passed: the tests ran to their end. wrong_answer: an assertion failed, or the output differs. runtime_error: any
+other failure. compile_error, compile_timeout: of the compiler, or Python's and JavaScript's parser. timeout,
+memory_limit, output_limit: stopped at a limit. early_exit: it ended with success before the tests did."""
 
 
 @dataclass(frozen=True)

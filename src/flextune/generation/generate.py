@@ -19,7 +19,12 @@ class Backend(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[str], stops: Sequence[Sequence[str]], seeds: Sequence[int], decoding: Decoding, limit: int
+        self,
+        prompts: Sequence[str],
+        stops: Sequence[Sequence[str]],
+        seeds: Sequence[int],
+        decoding: Decoding,
+        limit: int,
     ) -> list[Text]:
         """Complete a batch of prompts, each with stop strings and a seed of its own, to `limit` new tokens at most."""
         ...
@@ -83,6 +88,4 @@ def generate(
             journal.append(rows)
             done |= {(row["task_id"], row["sample"]): row for row in rows}
             step(len(batch))
-    journal.finish(
-        done[problem.task_id, sample] for problem in problems for sample in range(decoding.samples)
-    )
+    journal.finish(done[problem.task_id, sample] for problem in problems for sample in range(decoding.samples))

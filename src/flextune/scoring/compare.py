@@ -26,7 +26,8 @@ def compare(first: Path, second: Path) -> dict[str, Any]:
     if one.keys() != two.keys():
         only = sorted(one.keys() ^ two.keys())
         raise UsageError(
-            f"{first} and {second} were not asked the same problems: {len(only)} are in one of them only, such as {only[0]!r}"
+            f"{first} and {second} were not asked the same problems: {len(only)} are in one of them only, "
+            f"such as {only[0]!r}"
         )
     won = [task_id for task_id in one if two[task_id] > one[task_id]]
     lost = [task_id for task_id in one if two[task_id] < one[task_id]]

@@ -4,7 +4,7 @@ import ast
 
 
 def is_code(language: str, prompt: str, completion: str) -> bool:
-    """True if the completion begins with code of the language.
+    r"""True if the completion begins with code of the language.
 
     Python: prompt and completion together parse, up to some line that adds a statement. Elsewhere: the first line that
     is neither blank nor a comment ends as a statement, a block or a call does. Prose, a chat reply, a fence or nothing
@@ -32,7 +32,9 @@ def _statements(source: str) -> int | None:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     statements = (node for node in ast.walk(tree) if isinstance(node, ast.stmt))
-    return sum(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.Name)) for node in statements)
+    return sum(
+        not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant | ast.Name)) for node in statements
+    )
 
 
 def _begins_statement(completion: str) -> bool:

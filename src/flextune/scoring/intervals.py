@@ -61,9 +61,9 @@ def newcombe_paired(both: int, first: int, second: int, neither: int) -> Interva
     margins = (both + first) * (second + neither) * (both + second) * (first + neither)
     phi = 0.0
     if margins:
-        product = both * neither - first * second
+        product = float(both * neither - first * second)
         # continuity correction of the correlation, for positive products only
-        product = max(product - n / 2, 0) if product > 0 else product
+        product = max(product - n / 2, 0.0) if product > 0 else product
         phi = product / margins**0.5
     value = two.value - one.value
     low = _hypotenuse(two.value - two.low, one.high - one.value, phi)

@@ -91,9 +91,7 @@ def _solutions(row: dict[str, Any]) -> list[str]:
 def _rows(data: Path | None, split: str, difficulty: str | None) -> Rows:
     if difficulty is not None and difficulty not in DIFFICULTIES:
         raise UsageError(f"apps: the difficulty {difficulty!r} is not known; there are {', '.join(DIFFICULTIES)}")
-    source = Source(
-        file=f"apps/{split}.jsonl", repo="codeparrot/apps", revision=REVISION, hub_file=f"{split}.jsonl"
-    )
+    source = Source(file=f"apps/{split}.jsonl", repo="codeparrot/apps", revision=REVISION, hub_file=f"{split}.jsonl")
     rows = read(source, data, KEYS)
     kept = [row for row in rows.rows if difficulty in (None, row["difficulty"])]
     return Rows(kept, {**rows.provenance, "split": split, "difficulty": difficulty, "rows": len(kept)})

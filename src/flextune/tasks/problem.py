@@ -15,7 +15,7 @@ class StandardInput:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem of a benchmark, in one programming language.
+    r"""One problem of a benchmark, in one programming language.
 
     The program that is judged is `prompt + completion + "\\n" + tests`; with `StandardInput` tests it is the
     completion alone, since the prompt is prose.
@@ -73,7 +73,7 @@ class Example:
 
 
 def truncate(text: str, stop: Iterable[str]) -> str:
-    """Cut a completion before the earliest stop string.
+    r"""Cut a completion before the earliest stop string.
 
     >>> truncate("    return 1\\n\\ndef main():", ["\\ndef", "\\nclass"])
     '    return 1\\n'

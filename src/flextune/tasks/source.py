@@ -65,9 +65,7 @@ def _read_hub(source: Source, data: Path | None) -> Rows:
             file = f"hf://datasets/{source.repo}@{source.revision}/{source.hub_file}"
             table = datasets.load_dataset("json", data_files=file, split="train")
         else:
-            table = datasets.load_dataset(
-                source.repo, source.config, split=source.split, revision=source.revision
-            )
+            table = datasets.load_dataset(source.repo, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # datasets raises a dozen unrelated types; each means "not to be had"
         why = str(error).splitlines()[0] if online else "the Hub cannot be reached and nothing is cached"
         where = f"in {data}" if data else "in a folder named with --data (or `data:` in the recipe)"

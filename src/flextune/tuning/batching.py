@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flextune.errors import FlextuneError
 from flextune.tasks import Example
@@ -54,19 +53,30 @@ def tokenize(examples: Sequence[Example], tokenizer: Any, max_length: int) -> To
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads a batch on the right; padding is neither attended to nor learned."""
+    """Pads a batch on the left, so that completions stand together at the end and only there logits are computed.
+
+    Over a vocabulary of 50,000 to 150,000 tokens the logits of the prompts would cost a good part of a step.
+    """
 
     pad_token_id: int
 
-    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """Input ids, attention mask and labels, each (batch, longest row)."""
+    def __call__(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Any]:
+        """Ids, mask and positions (batch, longest row); labels (batch, kept); `logits_to_keep`, how many that is."""
         longest = max(len(row["input_ids"]) for row in rows)
+        # one more than the longest completion: the logits before a token predict it
+        kept = min(longest, 1 + max(sum(label != IGNORED for label in row["labels"]) for row in rows))
         ids_BT = torch.full((len(rows), longest), self.pad_token_id)
         labels_BT = torch.full((len(rows), longest), IGNORED)
         mask_BT = torch.zeros((len(rows), longest), dtype=torch.long)
         for i, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids_BT[i, :length] = torch.tensor(row["input_ids"])
-            labels_BT[i, :length] = torch.tensor(row["labels"])
-            mask_BT[i, :length] = 1
-        return {"input_ids": ids_BT, "attention_mask": mask_BT, "labels": labels_BT}
+            start = longest - len(row["input_ids"])
+            ids_BT[i, start:] = torch.tensor(row["input_ids"])
+            labels_BT[i, start:] = torch.tensor(row["labels"])
+            mask_BT[i, start:] = 1
+        return {
+            "input_ids": ids_BT,
+            "attention_mask": mask_BT,
+            "position_ids": (mask_BT.cumsum(-1) - 1).clamp_min(0),
+            "labels": labels_BT[:, -kept:],
+            "logits_to_keep": kept,
+        }

@@ -7,10 +7,10 @@
 
 For each factor W with N entries and n = N // 2 + 1 bins of ŵ = rfft(flatten(W), norm="ortho"):
 
-    L_F = Σ_k ρ_k |ŵ_k|²,   ρ_k = 1 − φ_k,   φ_k = φ_low + (φ_high − φ_low) · min(1, k / (n · T))       (eqs. 3 to 6)
+    L_F = Σ_k ρ_k |ŵ_k|²,   ρ_k = 1 − φ_k,   φ_k = φ_low + (φ_high − φ_low) · min(1, k / (n · T))     (eqs. 3 to 6)
 
-The gradient is closed: ∇L_F = 2 · irfft(ρ · c · ŵ), with c = 1 at frequency 0 (and at the Nyquist bin of an even N) and ½
-elsewhere, since a one-sided sum counts each inner frequency once. So nothing passes through autograd.
+The gradient is closed: ∇L_F = 2 · irfft(ρ · c · ŵ), with c = 1 at frequency 0 (and at the Nyquist bin of an even N)
+and ½ elsewhere, since a one-sided sum counts each inner frequency once. So nothing passes through autograd.
 """
 
 from collections.abc import Iterable, Iterator

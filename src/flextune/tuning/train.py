@@ -143,7 +143,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 class Metrics(TrainerCallback):
-    """Writes `metrics.jsonl`, moves the progress bar, marks whole checkpoints, and stops at a loss that is no number."""
+    """Writes `metrics.jsonl`, moves the bar, marks whole checkpoints, and stops at a loss that is no number."""
 
     def __init__(self, path: Path, done: int, step: Any):
         self.path, self.step = path, step

@@ -1,7 +1,7 @@
 """The Fourier penalty in a `transformers.Trainer`: `SpectralTrainerMixin`, and the trainer that flextune uses.
 
-    class MyTrainer(SpectralTrainerMixin, SFTTrainer): ...
-    MyTrainer(..., penalty=FourierPenalty(model))
+class MyTrainer(SpectralTrainerMixin, SFTTrainer): ...
+MyTrainer(..., penalty=FourierPenalty(model))
 """
 
 from typing import Any

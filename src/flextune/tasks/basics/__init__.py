@@ -115,7 +115,7 @@ def _rules(path: Path) -> list[Rule]:
             cases=[(arguments, expected) for arguments, expected in row["cases"]],
             solutions=row["solutions"] if "solutions" in row else {"python": row["solution"]},
         )
-        for row in yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for row in yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     ]
 
 
@@ -131,9 +131,7 @@ PYTHON_TYPES = {"int": "int", "bool": "bool", "str": "str", "list[int]": "List[i
 def _python_prompt(rule: Rule) -> str:
     syntax = SYNTAX["python"]
     arguments = ", ".join(f"{name}: {PYTHON_TYPES[kind]}" for name, kind in rule.parameters.items())
-    shown = "".join(
-        f"    >>> {rule.call(syntax, given)}\n    {expected!r}\n" for given, expected in rule.cases[:SHOWN]
-    )
+    shown = "".join(f"    >>> {rule.call(syntax, given)}\n    {expected!r}\n" for given, expected in rule.cases[:SHOWN])
     about = "\n".join(textwrap.wrap(rule.about, 100, initial_indent='    """', subsequent_indent="    "))
     imports = "from typing import List\n\n" if "List[" in f"{arguments}{PYTHON_TYPES[rule.returns]}" else ""
     head = f"def {rule.name}({arguments}) -> {PYTHON_TYPES[rule.returns]}:\n"

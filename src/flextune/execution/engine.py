@@ -85,11 +85,15 @@ def read_programs(path: Path, problems: Sequence[Problem]) -> list[Program]:
         task_id = str(row.get("task_id", row.get("name", "")))
         if task_id not in by_id:
             known = next(iter(by_id), "none")
-            raise FlextuneError(f"{path}, row {number}: {task_id!r} is not a problem of the benchmark (such as {known!r})")
+            raise FlextuneError(
+                f"{path}, row {number}: {task_id!r} is not a problem of the benchmark (such as {known!r})"
+            )
         sample = int(row.get("sample", counts.get(task_id, 0)))
         counts[task_id] = counts.get(task_id, 0) + 1
         if (task_id, sample) in seen:
-            raise FlextuneError(f"{path}, row {number}: sample {sample} of {task_id} stands in row {seen[task_id, sample]}")
+            raise FlextuneError(
+                f"{path}, row {number}: sample {sample} of {task_id} stands in row {seen[task_id, sample]}"
+            )
         if not isinstance(row["completion"], str):
             raise FlextuneError(f"{path}, row {number}: completion = {row['completion']!r}; expected a text")
         seen[task_id, sample] = number
@@ -116,5 +120,3 @@ def _judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -
                     yield replace(verdict, task_id=program.task_id, sample=program.sample)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-

@@ -26,7 +26,7 @@ WORDS = {
 """Verdicts in words."""
 
 
-def report(run: str | Path, output: str | Path | None = None) -> Path:
+def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """Write the page and its figures; returns the path of the page.
 
     Everything that a model wrote is escaped: it is shown, never run.
@@ -51,7 +51,9 @@ def report(run: str | Path, output: str | Path | None = None) -> Path:
 def _benchmark(name: str, results: list[Result]) -> dict[str, Any]:
     """The problems of one benchmark with what each variant wrote."""
     rows: dict[str, dict[str, Any]] = {}
-    columns = [result.variant if result.decoding == "greedy" else f"{result.variant}, {result.decoding}" for result in results]
+    columns = [
+        result.variant if result.decoding == "greedy" else f"{result.variant}, {result.decoding}" for result in results
+    ]
     for column, result in zip(columns, results, strict=True):
         for program in programs(result):
             row = rows.setdefault(program["task_id"], {"task_id": program["task_id"], "cells": {}})
@@ -61,5 +63,3 @@ def _benchmark(name: str, results: list[Result]) -> dict[str, Any]:
         solved = [all(program["passed"] for program in row["cells"].get(column, [])) for column in columns]
         row["change"] = "" if len(set(solved)) == 1 else ("won" if solved[-1] else "lost")
     return {"name": name, "columns": columns, "rows": list(rows.values())}
-
-

