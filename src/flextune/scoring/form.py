@@ -2,6 +2,8 @@
 
 import ast
 
+from flextune.tasks.python_source import parse
+
 
 def is_code(language: str, prompt: str, completion: str) -> bool:
     r"""True if the completion begins with code of the language.
@@ -10,7 +12,7 @@ def is_code(language: str, prompt: str, completion: str) -> bool:
     is neither blank nor a comment ends as a statement, a block or a call does. Prose, a chat reply, a fence or nothing
     is no code.
 
-    >>> is_code("python", "def f(x):\\n", "    return x\\n"), is_code("python", "def f(x):\\n", "Sure! Here it is:")
+    >>> is_code("python", "def f(x):\n", "    return x\n"), is_code("python", "def f(x):\n", "Sure! Here it is:")
     (True, False)
     >>> is_code("java", "", "        return x;"), is_code("java", "", "The function returns x.")
     (True, False)
@@ -27,9 +29,8 @@ def _begins_python(prompt: str, completion: str) -> bool:
 
 def _statements(source: str) -> int | None:
     """How many statements a program has, not counting words and texts that stand alone; None if it does not parse."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parse(source)
+    if tree is None:
         return None
     statements = (node for node in ast.walk(tree) if isinstance(node, ast.stmt))
     return sum(

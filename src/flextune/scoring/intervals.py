@@ -53,8 +53,9 @@ def newcombe_paired(both: int, first: int, second: int, neither: int) -> Interva
 
     The worked example of the paper (36, 12, 2, 0 for first − second):
 
-    >>> newcombe_paired(36, 2, 12, 0)
-    Interval(value=0.2, low=0.0569..., high=0.3404...)
+    >>> found = newcombe_paired(36, 2, 12, 0)
+    >>> round(found.value, 4), round(found.low, 4), round(found.high, 4)
+    (0.2, 0.0569, 0.3404)
     """
     n = both + first + second + neither
     one, two = wilson(both + first, n), wilson(both + second, n)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flextune.tasks.problem import Example
+from flextune.tasks.python_source import parse
 from flextune.tasks.source import Source, read
 
 REVISION = "bd0cf261e357a3eb5c8fba490d23ec1a1cd59555"
@@ -49,12 +50,10 @@ def examples(data: Path | None, template: str, limit: int | None = None) -> tupl
 
 def _split(code: str) -> tuple[str, str] | None:
     """Signature, and body without its docstring, at an indentation of four; None if Python 3 cannot parse it."""
-    try:
-        definition = ast.parse(code.strip()).body[0]
-    except (SyntaxError, ValueError, IndexError):
+    tree = parse(code.strip())
+    if tree is None or not tree.body or not isinstance(tree.body[0], ast.FunctionDef):
         return None
-    if not isinstance(definition, ast.FunctionDef):
-        return None
+    definition = tree.body[0]
     body = definition.body[1:] if ast.get_docstring(definition) is not None else definition.body
     if not body:
         return None

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flextune.tasks.problem import Example, Problem
+from flextune.tasks.python_source import parse
 
 NGRAM = 13
 """Words in a run; the length that GPT-3 and its successors used (Brown et al. 2020, appendix C)."""
@@ -62,17 +63,15 @@ def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> l
 
 
 def normal_text(prompt: str) -> str:
-    r"""The words of a prompt without its examples, its function's name and its layout.
+    r"""The words of a prompt's documentation, without its examples, its signature and its layout.
 
-    >>> normal_text('def f(x):\\n    \\"\\"\\"Double  X.\\n    >>> f(1)\\n    2\\n    \\"\\"\\"')
+    >>> normal_text("def f(x):\n    '''Double  X.\n    >>> f(1)\n    2\n    '''")
     'double x'
     """
-    name = re.search(r"def\s+(\w+)", prompt)
     documentation = re.findall(r'("""|\'\'\')(.*?)(\1|\Z)', prompt, flags=re.DOTALL)
     text = "\n".join(part[1] for part in documentation) if documentation else prompt
     text = re.split(r"\n\s*(?:>>>|assert\b|Examples?:|For example)", text)[0]
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    return " ".join(word for word in words if name is None or word != name[1].lower())
+    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 
 def normal_code(source: str) -> str:
@@ -80,12 +79,11 @@ def normal_code(source: str) -> str:
 
     Code that Python cannot parse is compared by its words.
 
-    >>> normal_code("def f(a):\\n    return a + 1") == normal_code("def g( b ):\\n    '''doc'''\\n    return b+1")
+    >>> normal_code("def f(a):\n    return a + 1") == normal_code("def g( b ):\n    '''doc'''\n    return b+1")
     True
     """
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    tree = parse(source)
+    if tree is None:
         return " ".join(re.findall(r"\w+", source))
     tree.body = [node for node in tree.body if not isinstance(node, (ast.Import, ast.ImportFrom))]
     names: dict[str, str] = {}
@@ -114,11 +112,7 @@ def _has_docstring(node: ast.FunctionDef | ast.ClassDef | ast.Module) -> bool:
 def _normal_example(example: Example) -> str:
     """The solution of an example: with its prompt where the two are one program, alone otherwise."""
     whole = example.prompt + example.completion
-    try:
-        ast.parse(whole)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return normal_code(example.completion)
-    return normal_code(whole)
+    return normal_code(example.completion if parse(whole) is None else whole)
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:

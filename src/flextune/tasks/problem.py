@@ -17,7 +17,7 @@ class StandardInput:
 class Problem:
     r"""One problem of a benchmark, in one programming language.
 
-    The program that is judged is `prompt + completion + "\\n" + tests`; with `StandardInput` tests it is the
+    The program that is judged is `prompt + completion + "\n" + tests`; with `StandardInput` tests it is the
     completion alone, since the prompt is prose.
     """
 
@@ -75,8 +75,8 @@ class Example:
 def truncate(text: str, stop: Iterable[str]) -> str:
     r"""Cut a completion before the earliest stop string.
 
-    >>> truncate("    return 1\\n\\ndef main():", ["\\ndef", "\\nclass"])
-    '    return 1\\n'
+    >>> truncate("    return 1\n\ndef main():", ["\ndef", "\nclass"])
+    '    return 1\n'
     """
     ends = [position for token in stop if (position := text.find(token)) >= 0]
     return text[: min(ends)] if ends else text

@@ -1,0 +1,114 @@
+import json
+
+import pytest
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.execution import Execution, execute, judge_completions
+from flextune.execution import engine as engine_module
+from flextune.execution.engine import read_programs
+from flextune.files import read_json, read_jsonl
+from flextune.tasks import Problem, load_benchmark
+
+PROBLEMS = [Problem(f"t/{n}", "python", "def f(x):\n", "assert f(1) == 2\n") for n in range(4)]
+RIGHT, WRONG = "    return x + 1\n", "    return x\n"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_completions_become_verdicts(tmp_path):
+    rows = [
+        {"task_id": f"t/{n}", "sample": s, "completion": RIGHT if n < 2 else WRONG} for n in (2, 0, 1) for s in (0, 1)
+    ]
+    path = write(tmp_path / "completions.jsonl", rows)
+    judge_completions(path, PROBLEMS, tmp_path, Execution())
+    verdicts = list(read_jsonl(tmp_path / "verdicts.jsonl"))
+    assert [(v["task_id"], v["sample"]) for v in verdicts] == [(r["task_id"], r["sample"]) for r in rows]
+    assert [v["passed"] for v in verdicts] == [False, False, True, True, True, True]
+    assert set(verdicts[0]) == {"task_id", "sample", "verdict", "passed", "seconds", "detail"}
+    about = read_json(tmp_path / "execution.json")
+    assert about["sandbox"] == "bubblewrap"
+    assert about["toolchains"]["python"].startswith("Python 3")
+    assert about["limits"]["cpu_seconds"] == 5
+
+
+def test_a_name_and_no_sample_numbers_are_enough(tmp_path):
+    path = write(tmp_path / "c.jsonl", [{"name": "t/0", "completion": RIGHT}, {"name": "t/0", "completion": WRONG}])
+    assert [(p.task_id, p.sample) for p in read_programs(path, PROBLEMS)] == [("t/0", 0), ("t/0", 1)]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"task_id": "t/9", "completion": "x"}, "row 2: 't/9' is not a problem of the benchmark"),
+        ({"task_id": "t/0", "sample": 0, "completion": "x"}, "row 2: sample 0 of t/0 stands in row 1"),
+        ({"task_id": "t/1", "completion": None}, "row 2: completion = None; expected a text"),
+        ({"task_id": "t/1"}, "line 2: the key 'completion' is missing"),
+    ],
+)
+def test_a_wrong_row_is_named_and_nothing_is_judged(tmp_path, row, message):
+    path = write(tmp_path / "completions.jsonl", [{"task_id": "t/0", "completion": RIGHT}, row])
+    with pytest.raises(FlextuneError, match=message):
+        judge_completions(path, PROBLEMS, tmp_path, Execution())
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_file_and_no_rows(tmp_path):
+    with pytest.raises(UsageError, match="does not exist"):
+        read_programs(tmp_path / "none.jsonl", PROBLEMS)
+    with pytest.raises(FlextuneError, match="holds no completion"):
+        read_programs(write(tmp_path / "empty.jsonl", []), PROBLEMS)
+
+
+def test_an_interrupted_stage_judges_only_the_rest(tmp_path, monkeypatch):
+    rows = [{"task_id": f"t/{n}", "completion": f"{RIGHT}# {n}"} for n in range(4)]
+    path = write(tmp_path / "completions.jsonl", rows)
+    judged = []
+    judge = engine_module.judge
+
+    def failing(program, layer, limits):
+        judged.append(program.task_id)
+        if len(judged) == 3:
+            raise FlextuneError("the sandbox failed")
+        return judge(program, layer, limits)
+
+    monkeypatch.setattr(engine_module, "judge", failing)
+    with pytest.raises(FlextuneError, match="the sandbox failed"):
+        judge_completions(path, PROBLEMS, tmp_path, Execution(workers=1))
+    assert not (tmp_path / "verdicts.jsonl").exists()
+    tried = len(judged)
+    kept = [row["task_id"] for row in read_jsonl(tmp_path / "verdicts.partial.jsonl")]
+    assert len(kept) == 2
+    judge_completions(path, PROBLEMS, tmp_path, Execution(workers=1))
+    assert sorted(judged[tried:]) == sorted({"t/0", "t/1", "t/2", "t/3"} - set(kept))
+    assert sum(row["passed"] for row in read_jsonl(tmp_path / "verdicts.jsonl")) == 4
+
+
+def test_identical_programs_run_once(tmp_path, monkeypatch):
+    calls = []
+    judge = engine_module.judge
+    monkeypatch.setattr(engine_module, "judge", lambda *a: calls.append(a) or judge(*a))
+    path = write(tmp_path / "c.jsonl", [{"task_id": "t/0", "sample": s, "completion": RIGHT} for s in range(5)])
+    assert [v.sample for v in execute(read_programs(path, PROBLEMS))] == [0, 1, 2, 3, 4]
+    assert len(calls) == 1
+
+
+PUBLISHED = [
+    ("humaneval", "humaneval/qwen2.5-coder-1.5b-base", 72),
+    ("humaneval-js", "multipl-e/qwen2.5-coder-1.5b-base.js", 77),
+    pytest.param("humaneval-java", "multipl-e/qwen2.5-coder-1.5b-base.java", 61, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "passed"), PUBLISHED)
+def test_published_verdicts(full_data, name, file, passed):
+    problems = load_benchmark(name, full_data).problems
+    verdicts = execute(read_programs(full_data / "completions" / f"{file}.jsonl", problems))
+    published = {
+        row.get("task_id", row.get("name")): row.get("passed", row.get("base_status") == "pass")
+        for row in read_jsonl(full_data / "verdicts" / f"{file}.jsonl")
+    }
+    assert {v.task_id: v.verdict == "passed" for v in verdicts} == published
+    assert sum(published.values()) == passed

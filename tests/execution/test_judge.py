@@ -1,0 +1,234 @@
+"""Each language meets the same cases, and no program passes without running its tests to their end."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.execution import LANGUAGES, Execution, Limits, Program, execute
+from flextune.execution.judge import same_output
+from flextune.execution.sandbox import bubblewrap, choose
+from flextune.tasks import StandardInput, load_benchmark
+
+LIMITS = Limits(cpu_seconds=2, wall_seconds=6, memory_mb=512, output_kb=256)
+
+JAVA_TESTS = "    }\n    public static void main(String[] args) {\n    assert(f(1l) == (2l));\n    }\n\n}\n"
+PARTS = {
+    "python": ("def f(x):\n", "assert f(1) == 2\n"),
+    "java": ("import java.util.*;\nclass Problem {\n    public static long f(long x) {\n", JAVA_TESTS),
+    "javascript": ("function f(x){\n", "const assert = require('node:assert');\nassert.deepEqual(f(1), 2);\n"),
+    "cpp": (
+        "#include<assert.h>\n#include<bits/stdc++.h>\nlong f(long x) {\n",
+        "}\nint main() {\n    assert(f(1) == 2);\n}\n",
+    ),
+}
+
+CASES = {
+    "passed": {
+        "python": "    return x + 1",
+        "java": "        return x + 1;",
+        "javascript": "    return x + 1;\n}",
+        "cpp": "    return x + 1;",
+    },
+    "wrong_answer": {
+        "python": "    return x",
+        "java": "        return x;",
+        "javascript": "    return x;\n}",
+        "cpp": "    return x;",
+    },
+    "runtime_error": {
+        "python": "    return 1 // 0",
+        "java": "        return x / 0;",
+        "javascript": "    return x.y.z;\n}",
+        "cpp": "    throw 1;",
+    },
+    "compile_error": {
+        "python": "    return (",
+        "java": "        return x +;",
+        "javascript": "    return (;\n}",
+        "cpp": "    return y;",
+    },
+    "timeout": {
+        "python": "    while True: pass",
+        "java": "        while (x > 0) { }\n        return x;",
+        "javascript": "    while (true) { }\n}",
+        "cpp": "    volatile long y = 0; while (true) { y = y + 1; }",
+    },
+    "early_exit": {
+        "python": "    import os; os._exit(0)",
+        "java": "        System.exit(0);\n        return 2l;",
+        "javascript": "    process.exit(0);\n}",
+        "cpp": "    exit(0);",
+    },
+    "memory_limit": {
+        "python": "    return len(bytearray(10**10))",
+        "java": "        List<long[]> l = new ArrayList<>(); while (true) { l.add(new long[10000000]); }",
+        "javascript": "    const l = []; while (true) { l.push(new Array(100000).fill(1)); }\n}",
+        "cpp": "    std::vector<long> v(10000000000L, 1); return v[5];",
+    },
+    "output_limit": {
+        "python": "    while True: print('x' * 1000)",
+        "java": '        while (true) { System.out.println("x".repeat(1000)); }',
+        "javascript": "    while (true) { require('fs').writeSync(1, 'x'.repeat(1000)); }\n}",
+        "cpp": '    while (true) { std::cout << std::string(1000, 120) << "\\n"; }',
+    },
+}
+
+
+def verdict(language, completion, tests=None, **settings):
+    prompt, usual = PARTS[language]
+    program = Program("t", 0, language, prompt, completion, tests or usual)
+    return execute([program], Execution(**{"limits": LIMITS, **settings}))[0]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_cases_in_every_language(case, language):
+    limits = replace(LIMITS, memory_mb=128) if case == "memory_limit" else LIMITS
+    found = verdict(language, CASES[case][language], limits=limits)
+    assert found.verdict == case, found.detail
+
+
+FORGED = {
+    "python": {
+        "sys.exit": "    import sys; sys.exit(0)",
+        "exit hook": "    import atexit, os; atexit.register(lambda: os._exit(0)); return 1",
+        "excepthook": "    import sys, os; sys.excepthook = lambda *a: os._exit(0); return 1",
+        "printed success": "    print('passed'); raise SystemExit",
+        "caught": "    import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
+    },
+    "java": {
+        "halt": "        Runtime.getRuntime().halt(0);\n        return 2l;",
+        "handler": "        Thread.setDefaultUncaughtExceptionHandler((t, e) -> System.exit(0));\n        return 1l;",
+        "own main": (
+            "        return x; }\n    public static void main(String[] args) { }\n}\n"
+            "class Other {\n    static long f(long x) { return 2l;"
+        ),
+    },
+    "javascript": {
+        "exit event": "    process.on('exit', () => { process.exitCode = 0; }); return 1;\n}",
+        "handler": "    process.on('uncaughtException', () => process.exit(0)); return 1;\n}",
+    },
+    "cpp": {
+        "quick_exit": "    std::quick_exit(0);",
+        "handler": "    signal(SIGABRT, [](int) { _Exit(0); }); return 1;",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "completion"),
+    [
+        pytest.param(language, completion, id=f"{language}-{name}")
+        for language, forgeries in FORGED.items()
+        for name, completion in forgeries.items()
+    ],
+)
+def test_no_forgery_passes(language, completion):
+    assert verdict(language, completion).verdict in ("early_exit", "wrong_answer", "runtime_error")
+
+
+HELD = {
+    "network": "    import socket; socket.create_connection(('127.0.0.1', 22), timeout=1); return 2",
+    "home": "    import os; os.listdir('/root') or os.listdir('/home'); return 2",
+    "environment": "    import os; assert set(os.environ) <= {'PATH', 'HOME', 'LANG', 'LC_CTYPE', 'PWD'}; return 2 / 0",
+    "system": "    open('/usr/x', 'w'); return 2",
+    "processes": (
+        "    import os; assert len([p for p in os.listdir('/proc') if p.isdigit()]) < 5, 'host'; return 2 / 0"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_the_sandbox_holds(name):
+    """Each of these returns the right answer if it gets out; two raise ZeroDivisionError once all is well inside."""
+    found = verdict("python", HELD[name])
+    assert found.verdict == "runtime_error", found
+    if name in ("environment", "processes"):
+        assert "ZeroDivisionError" in found.detail
+
+
+def test_a_fork_bomb_is_held_and_gone():
+    found = verdict("python", "    import os\n    while True:\n        os.fork()")
+    assert found.verdict in ("runtime_error", "timeout")
+    assert verdict("python", CASES["passed"]["python"]).verdict == "passed"
+
+
+def test_a_megabyte_of_prints_is_no_timeout():
+    found = verdict("python", "    print('x' * 10**6)\n    return x + 1", limits=Limits(output_kb=2048))
+    assert found.verdict == "passed"
+
+
+def test_a_sleeper_is_stopped_by_the_clock():
+    limits = Limits(wall_seconds=1)
+    assert verdict("python", "    import time; time.sleep(60)", limits=limits).verdict == "timeout"
+
+
+def test_text_that_is_no_text():
+    assert verdict("python", "    return '\ud800\x00'").verdict == "compile_error"
+
+
+def test_standard_input():
+    tests = StandardInput(inputs=["1 2\n", "3 4\n"], outputs=["3\n", "7 \n"])
+    add = "a, b = map(int, input().split())\nprint(a + b)\n"
+    program = Program("t", 0, "python", "prose, not code", add, tests)
+    assert execute([program])[0].verdict == "passed"
+    wrong = Program("t", 0, "python", "", "print(3)", tests)
+    found = execute([wrong])[0]
+    assert (found.verdict, found.detail) == ("wrong_answer", "test 2: printed '3\\n', expected '7 \\n'")
+    assert same_output("a  b \n\n", "a b")
+    assert not same_output("a\nb", "a b")
+
+
+@pytest.mark.parametrize(
+    "name", ["humaneval", "humaneval-x-java", "humaneval-x-js", "humaneval-x-cpp", "humaneval-x-python", "mbpp"]
+)
+def test_published_solutions_pass(data, name):
+    problems = load_benchmark(name, data).problems
+    programs = [Program(p.task_id, 0, p.language, p.prompt, p.solution, p.tests) for p in problems]
+    assert [found.verdict for found in execute(programs)] == ["passed"] * len(programs)
+
+
+def test_apps_functions_are_judged(data):
+    import json
+
+    from flextune.files import read_jsonl
+    from flextune.tasks.apps import tests_of
+
+    for row in read_jsonl(data / "apps" / "train.jsonl"):
+        for code, expected in ((json.loads(row["solutions"])[0], "passed"), ("x = 1\n", "runtime_error")):
+            header = "from typing import *\n"
+            assert execute([Program("t", 0, "python", header, code, tests_of(row))])[0].verdict == expected
+
+
+def test_a_missing_toolchain_stops_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("flextune.execution.languages.find_tool", lambda name: None)
+    with pytest.raises(FlextuneError, match=r"javac is missing, which judges programs in java: apt-get install"):
+        verdict("java", "")
+    with pytest.raises(FlextuneError, match="programs in cobol cannot be judged; there are python, java"):
+        execute([Program("t", 0, "cobol", "", "", "")])
+
+
+def test_without_a_sandbox_it_refuses(monkeypatch):
+    monkeypatch.setattr(bubblewrap, "problem", lambda: "bwrap is not installed")
+    for name in ("auto", "bubblewrap"):
+        with pytest.raises(FlextuneError, match="bwrap is not installed; install bubblewrap"):
+            choose(name)
+    with pytest.raises(UsageError, match="--allow-unsandboxed"):
+        choose("none")
+    with pytest.raises(FlextuneError, match="no sandbox"):
+        choose("bubblewrap", allow_unsandboxed=True)
+    assert choose("auto", allow_unsandboxed=True).name == "none"
+
+
+def test_without_a_sandbox_it_still_judges_when_told_to():
+    found = verdict("python", CASES["passed"]["python"], sandbox="none", allow_unsandboxed=True)
+    assert found.verdict == "passed"
+
+
+def test_a_broken_sandbox_is_no_verdict(monkeypatch):
+    broken = replace(bubblewrap.LAYER, wrap=lambda *_: [shutil.which("bwrap"), "--no-such-option"])
+    monkeypatch.setattr(bubblewrap, "LAYER", broken)
+    with pytest.raises(FlextuneError, match="the sandbox failed: bwrap: Unknown option"):
+        verdict("python", "    return 2")

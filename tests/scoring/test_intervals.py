@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from flextune.scoring.intervals import bootstrap_mean, mcnemar_exact, newcombe_paired, wilson
+
+
+def test_wilson_is_the_textbooks_formula():
+    for k, n in ((0, 48), (5, 48), (69, 164), (48, 48)):
+        z, p = 1.959964, k / n
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
+        found = wilson(k, n)
+        assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("table", "low", "high"),
+    # Newcombe 1998, table II, method 10: (a, b, c, d) for a difference of (b − c) / n
+    [((36, 12, 2, 0), 0.0569, 0.3404), ((53, 0, 0, 1), -0.0827, 0.0827), ((0, 30, 0, 24), 0.4040, 0.6726)],
+)
+def test_newcombe_is_the_papers_table(table, low, high):
+    both, first, second, neither = table
+    found = newcombe_paired(both, second, first, neither)
+    if table != (53, 0, 0, 1):
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
+    assert found.low <= found.value <= found.high
+
+
+def test_newcombe_turns_its_sign_with_the_order():
+    one, other = newcombe_paired(10, 3, 9, 20), newcombe_paired(10, 9, 3, 20)
+    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low))
+
+
+def test_newcombe_covers():
+    """At 158 problems the interval holds the true difference about 95 times in 100."""
+    rng = np.random.default_rng(0)
+    probabilities = (0.25, 0.08, 0.14, 0.53)
+    tables = rng.multinomial(158, probabilities, size=600)
+    held = [found.low <= 0.06 <= found.high for found in (newcombe_paired(*map(int, table)) for table in tables)]
+    assert 0.93 <= np.mean(held) <= 0.98
+
+
+def test_mcnemar_is_the_sign_test():
+    assert mcnemar_exact(0, 0) == 1
+    assert mcnemar_exact(2, 10) == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5))
+
+
+def test_bootstrap_is_about_the_normal_interval_and_exact_when_nothing_varies():
+    values = [0.0, 0.25, 0.5, 1.0] * 40
+    found = bootstrap_mean(values)
+    half = 1.96 * np.std(values) / len(values) ** 0.5
+    assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.01)
+    assert bootstrap_mean([0.5, 0.5]).high == 0.5
+    assert bootstrap_mean([0.5]).low == 0.5

@@ -1,0 +1,118 @@
+import pytest
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.files import read_json, write_json, write_jsonl
+from flextune.rundir import Measurement
+from flextune.scoring.compare import compare
+from flextune.scoring.form import is_code
+from flextune.scoring.score import score
+
+
+def verdicts(path, passed):
+    """One row for each entry; a list for a problem with several samples."""
+    rows = [
+        {"task_id": f"t/{n}", "sample": s, "verdict": "passed" if ok else "wrong_answer", "passed": ok}
+        for n, samples in enumerate(passed)
+        for s, ok in enumerate(samples if isinstance(samples, list) else [samples])
+    ]
+    write_jsonl(path / "verdicts.jsonl", rows)
+    return path / "verdicts.jsonl"
+
+
+def test_scores_of_one_sample_a_problem(tmp_path):
+    verdicts(tmp_path, [True] * 3 + [False] * 5)
+    write_json(tmp_path / "execution.json", {"sandbox": "bubblewrap"})
+    score(Measurement(tmp_path), "b")
+    found = read_json(tmp_path / "scores.json")
+    assert (found["benchmark"], found["problems"], found["samples"]) == ("b", 8, 8)
+    assert found["pass@1"] == pytest.approx({"value": 0.375, "low": 0.13684, "high": 0.69426}, abs=1e-4)
+    assert found["verdicts"] == {"wrong_answer": 5, "passed": 3}
+    assert found["provenance"]["execution"] == {"sandbox": "bubblewrap"}
+
+
+def test_samples_of_one_problem_are_not_more_problems(tmp_path):
+    verdicts(tmp_path, [[True, True, False, False], [False] * 4, [True] * 4, [True, False, False, False]])
+    found = score(Measurement(tmp_path), "b")
+    assert (found["problems"], found["samples"], found["pass@1"]["value"]) == (4, 16, 0.4375)
+    # far wider than 7 of 16 would be
+    assert found["pass@1"]["high"] - found["pass@1"]["low"] > 0.6
+
+
+def test_what_is_no_code_is_counted(tmp_path):
+    verdicts(tmp_path, [True, False])
+    write_jsonl(
+        tmp_path / "problems.jsonl",
+        [{"task_id": f"t/{n}", "language": "python", "prompt": "def f(x):\n", "tests": ""} for n in range(2)],
+    )
+    write_jsonl(
+        tmp_path / "completions.jsonl",
+        [
+            {"task_id": "t/0", "sample": 0, "completion": "    return x"},
+            {"task_id": "t/1", "sample": 0, "completion": "Sure, here it is:"},
+        ],
+    )
+    assert score(Measurement(tmp_path), "b")["not_code"] == 1
+
+
+def test_no_verdicts(tmp_path):
+    with pytest.raises(UsageError, match="judge the completions"):
+        score(Measurement(tmp_path), "b")
+    (tmp_path / "verdicts.jsonl").write_text("")
+    with pytest.raises(FlextuneError, match="holds no verdict"):
+        score(Measurement(tmp_path), "b")
+
+
+@pytest.fixture
+def two(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_a_comparison_is_made_problem_by_problem(two):
+    first = verdicts(two[0], [True] * 10 + [False] * 20)
+    second = verdicts(two[1], [False] * 1 + [True] * 9 + [True] * 9 + [False] * 11)
+    found = compare(first, second)
+    assert (found["won"], found["lost"]) == ([f"t/{n}" for n in range(10, 19)], ["t/0"])
+    assert found["difference"]["value"] == pytest.approx(8 / 30)
+    assert found["difference"]["low"] > 0
+    assert found["p_value"] == pytest.approx(2 * 11 / 2**10)
+
+
+def test_several_samples_are_compared_by_their_shares(two):
+    first = verdicts(two[0], [[True, False]] * 12)
+    second = verdicts(two[1], [[True, True]] * 10 + [[True, False]] * 2)
+    found = compare(first, second)
+    assert found["difference"]["value"] == pytest.approx(5 / 12)
+    assert found["p_value"] < 0.01
+    assert "permutation" in found["method"]
+    assert compare(first, first)["p_value"] == 1
+
+
+def test_different_problems_are_not_compared(two):
+    with pytest.raises(UsageError, match="not asked the same problems: 1 are in one of them only, such as 't/2'"):
+        compare(verdicts(two[0], [True, True]), verdicts(two[1], [True, True, True]))
+
+
+@pytest.mark.parametrize(
+    ("language", "completion", "expected"),
+    [
+        ("python", "    return x\n", True),
+        ("python", "    if x:\n        return 1\n", True),
+        ("python", "    # a comment\n    y = x\n    return (", True),
+        ("python", "", False),
+        ("python", "    # a comment\n", False),
+        ("python", "```python\ndef f(x):\n", False),
+        ("python", "Sure! Here it is:", False),
+        ("python", "x", False),
+        ("java", "        return x;\n", True),
+        ("java", "        // first\n        for (int i = 0; i < 3; i++) {\n", True),
+        ("java", "The function returns x.\n\nreturn x;", False),
+        ("java", "```\n", False),
+        ("javascript", "\n", False),
+        ("cpp", "    return x;", True),
+    ],
+)
+def test_what_is_code(language, completion, expected):
+    prompt = 'def f(x):\n    """Doc."""\n' if language == "python" else ""
+    assert is_code(language, prompt, completion) is expected

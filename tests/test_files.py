@@ -1,0 +1,90 @@
+import errno
+import json
+
+import pytest
+
+from flextune import files
+from flextune.errors import FlextuneError
+from flextune.files import Journal, read_jsonl, sha256, write_atomic, write_json
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n' * 6 + '{"a": \n{"a": 1}\n')
+    with pytest.raises(FlextuneError, match=r"rows\.jsonl, line 7: not valid JSON"):
+        list(read_jsonl(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"b": 1}', "line 2: the key 'a' is missing \\(found b\\)"),
+        ("[1]", "line 2: expected a JSON object, found list"),
+    ],
+)
+def test_a_wrong_row_is_named(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(FlextuneError, match=message):
+        list(read_jsonl(path, ("a",)))
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n\xff\n')
+    with pytest.raises(FlextuneError, match=r"rows\.jsonl.*not valid UTF-8"):
+        list(read_jsonl(path))
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "scores.json"
+    write_json(path, {"old": 1})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(path, "new")
+    assert json.loads(path.read_text()) == {"old": 1}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_journal_goes_on_after_a_torn_line(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    Journal(path).append([{"n": 1}, {"n": 2}])
+    with (tmp_path / "verdicts.partial.jsonl").open("a") as file:
+        file.write('{"n": 3')
+    journal = Journal(path)
+    assert journal.rows == [{"n": 1}, {"n": 2}]
+    assert not journal.complete
+    journal.append([{"n": 3}])
+    journal.finish(journal.rows)
+    assert [row["n"] for row in read_jsonl(path)] == [1, 2, 3]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_journal_on_a_full_disk_keeps_whole_groups_only(tmp_path, monkeypatch):
+    path = tmp_path / "verdicts.jsonl"
+    journal = Journal(path)
+    journal.append([{"n": 1}])
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            journal.append([{"n": 2}])
+    assert Journal(path).rows == [{"n": 1}]
+
+
+def test_the_checksum_of_a_folder_depends_on_names_and_contents(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = sha256(tmp_path)
+    (tmp_path / "a").write_text("2")
+    assert sha256(tmp_path) != first
+    (tmp_path / "a").write_text("1")
+    assert sha256(tmp_path) == first
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert sha256(tmp_path) != first
