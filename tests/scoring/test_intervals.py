@@ -14,17 +14,17 @@ def test_wilson_is_the_textbooks_formula():
         assert (found.low, found.high) == pytest.approx((centre - half, centre + half), abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("table", "low", "high"),
-    # Newcombe 1998, table II, method 10: (a, b, c, d) for a difference of (b − c) / n
-    [((36, 12, 2, 0), 0.0569, 0.3404), ((53, 0, 0, 1), -0.0827, 0.0827), ((0, 30, 0, 24), 0.4040, 0.6726)],
-)
-def test_newcombe_is_the_papers_table(table, low, high):
-    both, first, second, neither = table
-    found = newcombe_paired(both, second, first, neither)
-    if table != (53, 0, 0, 1):
-        assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
-    assert found.low <= found.value <= found.high
+def test_newcombe_is_the_papers_example():
+    """Newcombe 1998: 36, 12, 2, 0 gives 0.0569 to 0.3404 by method 10."""
+    found = newcombe_paired(both=36, first=2, second=12, neither=0)
+    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0569, 0.3404), abs=5e-5)
+
+
+@pytest.mark.parametrize("table", [(5, 0, 0, 0), (0, 0, 0, 5), (0, 5, 0, 0), (0, 0, 5, 0), (1, 0, 0, 0)])
+def test_newcombe_of_extreme_tables(table):
+    found = newcombe_paired(*table)
+    assert -1 <= found.low <= found.value <= found.high <= 1
+    assert found.low < found.high
 
 
 def test_newcombe_turns_its_sign_with_the_order():

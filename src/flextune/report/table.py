@@ -1,41 +1,44 @@
-"""The results of a run as a table in the terminal."""
+"""The results of a run in the terminal: a table, and a sentence for each comparison."""
 
+from collections.abc import Iterator
+
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from flextune.report.results import Results, judgement, percent, points
 
 
-def summary(results: Results) -> Table:
-    """One row for each measurement, with its interval and, for a tuned model, the difference from the base."""
-    table = Table(title=f"{results.recipe['model']}: problems solved", title_justify="left")
-    for column in ("benchmark", "variant", "solved", "pass@1", "95 % interval", "no code", "against base"):
-        table.add_column(column, justify="left" if column in ("benchmark", "variant", "against base") else "right")
-    decodings = {result.decoding for result in results.results}
+def summary(results: Results) -> Group:
+    """One row for each measurement, then what changed against the base model and how sure that is."""
+    return Group(_table(results), *(Text(sentence) for sentence in _sentences(results)))
+
+
+def _table(results: Results) -> Table:
+    table = Table()
+    for column in ("benchmark", "variant", "decoding"):
+        table.add_column(column)
+    for column in ("solved", "pass@1 (95 % interval)", "no code"):
+        table.add_column(column, justify="right")
     for result in results.results:
         score = result.scores["pass@1"]
-        comparison = next(
-            (
-                row
-                for row in results.comparisons
-                if (row["benchmark"], row["variant"], row["decoding"])
-                == (result.benchmark, result.variant, result.decoding)
-            ),
-            None,
-        )
-        against = ""
-        if comparison:
-            low, high = comparison["difference"]["low"], comparison["difference"]["high"]
-            against = (
-                f"{points(comparison['difference']['value'])} points ({points(low)} to {points(high)}), "
-                f"p = {comparison['p_value']:.2g}: {judgement(comparison)}"
-            )
         table.add_row(
             result.benchmark,
-            result.variant if len(decodings) == 1 else f"{result.variant}, {result.decoding}",
+            result.variant,
+            result.decoding,
             result.solved,
-            percent(score["value"]),
-            f"{percent(score['low'])} to {percent(score['high'])}",
+            f"{percent(score['value'])} ({100 * score['low']:.1f} to {100 * score['high']:.1f})",
             str(result.scores.get("not_code", "")),
-            against,
         )
     return table
+
+
+def _sentences(results: Results) -> Iterator[str]:
+    for row in results.comparisons:
+        difference = row["difference"]
+        decoding = "" if row["decoding"] == "greedy" else f" ({row['decoding']})"
+        yield (
+            f"{row['benchmark']}, {row['variant']} against base{decoding}: {points(difference['value'])} points "
+            f"({points(difference['low'])} to {points(difference['high'])}), p = {row['p_value']:.2g}, "
+            f"{len(row['won'])} won, {len(row['lost'])} lost: {judgement(row)}"
+        )

@@ -1,0 +1,129 @@
+"""Wrong input: one sentence that names the place, the right exit code, and nothing that counts as done."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import pytest
+
+from flextune import cli
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def recipe(tmp_path, tiny_model):
+    path = tmp_path / "recipe.yaml"
+    content = {
+        "model": str(tiny_model),
+        "training": {"limit": 4, "epochs": 1},
+        "evaluation": {"benchmarks": ["basics-python"], "limit": 2},
+        "generation": {"max_new_tokens": 4},
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "message"),
+    [
+        (["training.epoch=2"], 2, "training.epoch is not a key of a recipe; did you mean epochs?"),
+        (["model=nowhere/at/all"], 1, "the model 'nowhere/at/all' is not there: expected a folder"),
+        (["model=someone/some-model"], 1, "the Hub cannot be reached and nothing is cached; download it where"),
+        (["training.dataset=none.jsonl"], 2, "the data file none.jsonl does not exist"),
+        (["training.dataset=nothing"], 2, "'nothing' is not a training set; there are basics, mbpp"),
+        (["evaluation.benchmarks=[nothing]"], 2, "'nothing' is not a benchmark; there are basics-python"),
+        (["data=/nowhere", "evaluation.benchmarks=[mbpp]"], 1, "the data folder /nowhere does not exist"),
+        (["adapter.targets=[no_such_proj]"], 1, "adapter.targets = ['no_such_proj'] does not fit this model"),
+        (["training.max_length=8"], 1, "no example of at most training.max_length = 8 tokens"),
+        (["generation.max_new_tokens=5000"], 1, "exceed the model's context of 1024; lower generation.max_new_tokens"),
+        (["execution.sandbox=none"], 2, "agree with --allow-unsandboxed"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(call, recipe, tmp_path, overrides, code, message):
+    output = tmp_path / "run"
+    found, _, err = call("run", recipe, *overrides, "--output", output)
+    assert found == code, err
+    assert message in err
+    assert "Traceback" not in err
+    assert not (output / "adapter").exists()
+    assert not list(output.glob("evaluation/*/unmerged"))
+
+
+def test_an_empty_and_a_broken_training_file(call, recipe, tmp_path):
+    path = tmp_path / "own.jsonl"
+    path.write_text("")
+    code, _, err = call("run", recipe, f"training.dataset={path}", "--output", tmp_path / "run")
+    assert (code, f"{path} is empty" in err) == (1, True)
+    path.write_text('{"prompt": "a", "completion": "b"}\n' * 6 + '{"prompt": "a"\n')
+    code, _, err = call("run", recipe, f"training.dataset={path}", "--output", tmp_path / "run")
+    assert (code, f"{path}, line 7: not valid JSON" in err) == (1, True)
+
+
+def test_a_full_disk(call, recipe, tmp_path, monkeypatch):
+    from flextune import files
+
+    synced = files.os.fsync
+    calls = []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        synced(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        code, _, err = call("run", recipe, "--output", tmp_path / "run")
+    assert (code, "No space left on device" in err) == (1, True)
+    assert not list(tmp_path.glob("run/evaluation/*/*/*/scores.json"))
+    code, _, err = call("run", recipe, "--output", tmp_path / "run")
+    assert code == 0, err
+
+
+def test_a_folder_that_cannot_be_written(call, recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = call("run", recipe, "--output", tmp_path / "file" / "run")
+    assert (code, "cannot be made: Not a directory" in err) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [["rnu"], ["run"], ["run", "x.yaml", "--outptu", "y"], ["data", "show"]])
+def test_used_wrongly(call, arguments):
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert "flextune: " in err
+
+
+def test_help_data_recipe_and_doctor(call):
+    assert "Measure a model on benchmarks" in call("--help")[1]
+    assert "training.learning_rate" in call("recipe")[1]
+    assert "humaneval-java" in call("data", "list")[1]
+    assert "def eggs_in_boxes(boxes: int) -> int:" in call("data", "show", "basics-python")[1]
+    assert "assert(" in call("data", "show", "basics-java", "--number", 2)[1]
+    assert "basics-train/" in call("data", "show", "basics", "--training")[1]
+    assert "0 of 128 examples are among the 48 problems" in call("data", "overlap", "basics", "basics-python")[1]
+    code, out, _ = call("doctor")
+    assert code == 0
+    assert "bubblewrap" in out
+
+
+def test_help_loads_no_heavy_library():
+    check = (
+        "import sys, flextune.cli, flextune.execution, flextune.scoring.score, flextune.pipeline, flextune\n"
+        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,187 @@
+"""The whole pipeline on a tiny model: all stages, killed at each, on input that is wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flextune.files import read_json, read_jsonl, sha256
+from flextune.rundir import RunDirectory
+
+RECIPE = """
+model: {model}
+dtype: float32
+training: {{dataset: basics, limit: 24, epochs: 2, batch_size: 4, learning_rate: 1e-2, checkpoint_steps: 3}}
+adapter: {{targets: mlp, rank: 2, dropout: 0.1}}
+evaluation: {{benchmarks: [basics-python, basics-java], limit: 4, variants: [base, unmerged, merged]}}
+generation: {{max_new_tokens: 12, batch_size: 2}}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE.format(model=tiny_model))
+    return path
+
+
+def flextune(*arguments, **options):
+    command = [sys.executable, "-m", "flextune", *map(str, arguments)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def finished(*arguments):
+    process = flextune(*arguments)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed") / "run"
+    code, out, err = finished("run", recipe, "--output", output)
+    assert code == 0, err
+    return output, out, err
+
+
+def everything_that_counts(output):
+    """The results of a run, without times."""
+    run = RunDirectory(output)
+    found = {"adapter": sha256(run.adapter / "adapter_model.safetensors")}
+    found["loss"] = [(row["step"], row["loss"], row["grad_norm"]) for row in read_jsonl(run.metrics)]
+    found["comparison"] = read_json(run.comparison)
+    for path in sorted(output.glob("evaluation/*/*/*/*.json*")):
+        rows = [read_json(path)] if path.suffix == ".json" else list(read_jsonl(path))
+        found[str(path.relative_to(output))] = [
+            {key: value for key, value in row.items() if key not in ("seconds", "detail")} for row in rows
+        ]
+    return found
+
+
+def test_every_stage_writes_its_files(undisturbed):
+    output, out, err = undisturbed
+    run = RunDirectory(output)
+    for benchmark in ("basics-python", "basics-java"):
+        assert len(list(read_jsonl(run.problems(benchmark)))) == 4
+        for variant in ("base", "unmerged", "merged"):
+            measurement = run.measurement(benchmark, variant, "greedy")
+            assert set(next(iter(read_jsonl(measurement.completions)))) == {
+                *("task_id", "sample", "completion", "finish_reason", "tokens")
+            }
+            scores = read_json(measurement.scores)
+            assert (scores["problems"], scores["samples"]) == (4, 4)
+            assert sum(scores["verdicts"].values()) == 4
+    assert len(list(read_jsonl(run.metrics))) == 12
+    assert (run.adapter / "adapter_config.json").exists()
+    assert "</html>" in (run.report / "index.html").read_text()
+    assert len(read_json(run.comparison)) == 4
+    record = read_json(run.provenance)
+    assert set(record["inputs"]) == {
+        *("model", "benchmark basics-python", "benchmark basics-java", "training set basics")
+    }
+    assert {"python", "torch", "toolchain java"} <= set(record["starts"][0]["versions"])
+    assert not list(output.rglob("*partial*"))
+    assert not run.checkpoints.exists()
+    assert "basics-java, merged against base" in out
+    assert f"Report: {output}/report/index.html" in out
+    assert "%|" not in err  # no progress bar where there is no terminal
+
+
+def test_a_second_time_does_nothing(undisturbed, recipe):
+    output, *_ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in output.glob("evaluation/**/*.json*")}
+    code, _, err = finished("run", recipe, "--output", output)
+    assert (code, "Training" in err) == (0, False)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def whole_checkpoint(output):
+    return any((output / "checkpoints").glob("checkpoint-*/.whole"))
+
+
+def some_completions(output):
+    return any(output.glob("evaluation/*/unmerged/*/completions.partial.jsonl"))
+
+
+def some_verdicts(output):
+    return any(output.glob("evaluation/basics-java/*/*/verdicts.partial.jsonl"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [whole_checkpoint, some_completions, some_verdicts])
+def test_killed_and_called_again_it_ends_the_same(undisturbed, recipe, tmp_path, moment):
+    output = tmp_path / "run"
+    process = flextune("run", recipe, "--output", output)
+    for _ in range(30000):
+        if moment(output):
+            break
+        assert process.poll() is None, "it ended before the moment came"
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (output / "comparison.json").exists()
+    code, _, err = finished("run", recipe, "--output", output)
+    assert code == 0, err
+    assert ("Going on with training after step" in err) == (moment is whole_checkpoint)
+    assert everything_that_counts(output) == everything_that_counts(undisturbed[0])
+    assert len(read_json(output / "run.json")["starts"]) == 2
+
+
+@pytest.mark.slow
+def test_the_stages_one_by_one_find_the_same(undisturbed, tiny_model, tmp_path):
+    whole, *_ = undisturbed
+    folder = tmp_path / "java"
+    code, _, err = finished(
+        *("generate", "--model", tiny_model, "--adapter", whole / "adapter", "--benchmark", "basics-java"),
+        *("--output", folder, "--limit", 4, "--max-new-tokens", 12, "--batch-size", 2, "--dtype", "float32"),
+    )
+    assert code == 0, err
+    code, out, err = finished("execute", folder / "completions.jsonl", "--benchmark", "basics-java")
+    assert code == 0, err
+    assert "of 4 passed" in out
+    code, out, err = finished("score", folder)
+    assert code == 0, err
+    same = whole / "evaluation/basics-java/unmerged/greedy"
+    assert (folder / "completions.jsonl").read_bytes() == (same / "completions.jsonl").read_bytes()
+    one, two = read_json(folder / "scores.json"), read_json(same / "scores.json")
+    assert (one["pass@1"], one["verdicts"], one["not_code"]) == (two["pass@1"], two["verdicts"], two["not_code"])
+    code, out, err = finished("compare", same, folder)
+    assert code == 0, err
+    assert "+0.0 points" in out
+
+
+@pytest.mark.slow
+def test_evaluate_measures_an_adapter(undisturbed, tiny_model, tmp_path):
+    code, out, err = finished(
+        *("evaluate", tiny_model, "--benchmark", "basics-python", "--adapter", undisturbed[0] / "adapter"),
+        *("--limit", 3, "--max-new-tokens", 8, "--output", tmp_path / "run"),
+    )
+    assert code == 0, err
+    assert "0 of 3" in out or "of 3" in out
+    assert read_json(tmp_path / "run/evaluation/basics-python/unmerged/greedy/scores.json")["problems"] == 3
+
+
+def test_problems_are_not_learned_and_then_measured(tiny_model, data, tmp_path):
+    recipe = tmp_path / "leak.yaml"
+    recipe.write_text(
+        json.dumps(
+            {
+                "model": str(tiny_model),
+                "data": str(data),
+                "training": {"dataset": "mbpp"},
+                "evaluation": {"benchmarks": ["mbpp-java"]},
+            }
+        )
+    )
+    code, _, err = finished("run", recipe, "--output", tmp_path / "run")
+    assert code == 2
+    assert "1 examples of mbpp are problems of mbpp-java, such as MBPP/603 and mbpp_603_get_ludic" in err
+    assert "training.overlap=drop" in err
+    assert not (tmp_path / "run" / "run.json").exists()
