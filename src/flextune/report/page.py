@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flextune.files import write_atomic
 from flextune.report.figures import draw
-from flextune.report.results import Result, judgement, percent, points, programs, read_results
+from flextune.report.results import Result, form, judgement, percent, points, programs, read_results
 from flextune.rundir import RunDirectory
 
 WORDS = {
@@ -39,6 +39,7 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     page = environment.get_template("page.html.j2").render(
         results=results,
         figures=figures,
+        form=form,
         judgement=judgement,
         benchmarks=[_benchmark(name, list(group)) for name, group in groupby(results.results, lambda r: r.benchmark)],
         recipe=yaml.safe_dump(results.recipe, sort_keys=False, allow_unicode=True),

@@ -87,6 +87,19 @@ def programs(result: Result) -> Iterator[Program]:
         yield {"prompt": problems[verdict["task_id"]]["prompt"], **completion, **verdict}
 
 
+def form(results: Results, comparison: dict[str, Any]) -> str:
+    """How many completions on either side of a comparison were no code, so that form is not taken for skill."""
+    counts = {
+        result.variant: f"{result.scores['not_code']} of {result.scores['samples']}"
+        for result in results.results
+        if (result.benchmark, result.decoding) == (comparison["benchmark"], comparison["decoding"])
+        and "not_code" in result.scores
+    }
+    if not {"base", comparison["variant"]} <= counts.keys():
+        return ""
+    return f"no code: {counts['base']} before, {counts[comparison['variant']]} after"
+
+
 def percent(share: float) -> str:
     """`52.1 %`."""
     return f"{100 * share:.1f} %"

@@ -1,0 +1,48 @@
+"""What the README shows is run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flextune import cli
+from flextune.recipe import parse_recipe
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def blocks(kind):
+    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_python_runs(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("python")
+    code = code.replace(
+        '"smollm2-135m"', f'{str(tiny_model)!r}, generation={{"max_new_tokens": 4}}, evaluation={{"limit": 2}}'
+    )
+    code = code.replace('dataset="basics"', 'dataset="basics", limit=4, epochs=1')
+    exec(code, {})
+    assert (tmp_path / "runs/first/report/index.html").exists()
+
+
+def test_the_recipe_is_one():
+    (text,) = blocks("yaml")
+    recipe = parse_recipe(yaml.safe_load(text), "README.md")
+    assert recipe.variants == ["base", "unmerged", "merged"]
+
+
+def test_the_commands_are_there(capsys):
+    lines = [line.removeprefix("$ ").split("#")[0] for block in blocks("console") for line in block.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("flextune")]
+    assert len(commands) >= 11
+    for command in commands:
+        function, *_ = cli.app.parse_args(command[1:], exit_on_error=False, print_error=False)
+        assert function.__name__.split("_")[-1] in command[1:3]
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    for line in lines:
+        if line.startswith("make "):
+            assert f"\n{line.split()[1]}:" in makefile
