@@ -94,6 +94,18 @@ def test_a_full_disk(call, recipe, tmp_path, monkeypatch):
     assert code == 0, err
 
 
+def test_completions_made_otherwise_are_not_taken(call, tiny_model, tmp_path):
+    command = ["generate", "--model", tiny_model, "--benchmark", "basics-python", "--output", tmp_path, "--limit", 1]
+    assert call(*command, "--max-new-tokens", 2)[0] == 0
+    assert call(*command, "--max-new-tokens", 2)[0] == 0
+    code, _, err = call(*command, "--max-new-tokens", 3)
+    assert (code, "generation.max_new_tokens is 2 there, 3 here" in err) == (2, True)
+    code, _, err = call(*command, "--temperature", 0.5)
+    assert (code, "temperature has no effect with kind: greedy" in err) == (2, True)
+    code, _, err = call(*command, "--adapter", tmp_path)
+    assert (code, "is not a PEFT adapter" in err) == (1, True)
+
+
 def test_a_folder_that_cannot_be_written(call, recipe, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = call("run", recipe, "--output", tmp_path / "file" / "run")

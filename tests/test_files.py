@@ -4,8 +4,8 @@ import json
 import pytest
 
 from flextune import files
-from flextune.errors import FlextuneError
-from flextune.files import Journal, read_jsonl, sha256, write_atomic, write_json
+from flextune.errors import FlextuneError, UsageError
+from flextune.files import Journal, claim, read_jsonl, sha256, write_atomic, write_json
 
 
 def test_a_broken_line_is_named(tmp_path):
@@ -88,3 +88,10 @@ def test_the_checksum_of_a_folder_depends_on_names_and_contents(tmp_path):
     assert sha256(tmp_path) == first
     (tmp_path / "a").rename(tmp_path / "b")
     assert sha256(tmp_path) != first
+
+
+def test_results_made_otherwise_are_not_mixed(tmp_path):
+    claim(tmp_path / "execution.json", {"limits": {"cpu": 5}, "names": ("a",)})
+    claim(tmp_path / "execution.json", {"limits": {"cpu": 5}, "names": ("a",)})
+    with pytest.raises(UsageError, match=r"limits\.cpu is 5 there, 6 here; name another --output"):
+        claim(tmp_path / "execution.json", {"limits": {"cpu": 6}, "names": ("a",)})

@@ -17,10 +17,35 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
     begin(run)
     begin(run, execution={"workers": 7})
     assert len(read_json(run.provenance)["starts"]) == 2
-    with pytest.raises(UsageError, match="seed is 0 there, 1 here"):
+    with pytest.raises(UsageError, match=r"holds another run: recipe\.seed is 0 there, 1 here; name another --output"):
         begin(run, seed=1)
-    with pytest.raises(UsageError, match="begun with another model: x there, y here"):
+    with pytest.raises(UsageError, match=r"input\.model is 'x' there, 'y' here"):
         begin(run, {"model": "y"})
+
+
+def test_benchmarks_can_be_added(tmp_path):
+    run = RunDirectory(tmp_path)
+    begin(run, {"model": "x", "benchmark humaneval": "h"}, evaluation={"benchmarks": ["humaneval"]})
+    both = {"model": "x", "benchmark humaneval": "h", "benchmark mbpp": "m"}
+    begin(run, both, evaluation={"benchmarks": ["humaneval", "mbpp"]})
+    assert read_json(run.provenance)["inputs"] == both
+    with pytest.raises(UsageError, match=r"recipe\.evaluation\.limit is None there, 3 here"):
+        begin(run, both, evaluation={"benchmarks": ["humaneval", "mbpp"], "limit": 3})
+
+
+def test_training_can_be_changed_until_there_is_an_adapter(tmp_path, capsys):
+    run = RunDirectory(tmp_path)
+    begin(run, {"model": "x", "training set a": 1}, training={"dataset": "a"})
+    (run.checkpoints / "checkpoint-3").mkdir(parents=True)
+    run.metrics.parent.mkdir()
+    run.metrics.write_text("{}")
+    begin(run, {"model": "x", "training set a": 2}, training={"dataset": "a", "learning_rate": 1})
+    assert "Training starts anew: recipe.training.learning_rate is 0.0002 there, 1.0 here" in capsys.readouterr().err
+    assert not run.checkpoints.exists()
+    assert not run.metrics.exists()
+    run.adapter.mkdir()
+    with pytest.raises(UsageError, match=r"recipe\.training\.learning_rate is 1\.0 there, 2\.0 here"):
+        begin(run, {"model": "x", "training set a": 2}, training={"dataset": "a", "learning_rate": 2})
 
 
 def hold(path, held, done):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flextune.errors import FlextuneError
+from flextune.errors import FlextuneError, UsageError
 
 Row = dict[str, Any]
 
@@ -130,3 +130,40 @@ def sha256(path: Path) -> str:
     for file_path in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{file_path.relative_to(path)}\0{sha256(file_path)}\n".encode())
     return digest.hexdigest()
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
+    """The keys, dotted, in which two nested mappings differ, each with a sentence.
+
+    >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    {'a.c': 'a.c is 2 there, 3 here'}
+    """
+    first, second = dict(_flat(there)), dict(_flat(here))
+    return {
+        key: f"{key} is {first.get(key)!r} there, {second.get(key)!r} here"
+        for key in {**first, **second}
+        if first.get(key) != second.get(key)
+    }
+
+
+def claim(path: Path, about: Mapping[str, Any]) -> None:
+    """Write down what a stage's output is made from, before it is made; refuse to mix it with another's.
+
+    Raises `UsageError` with what differs if `path` is there and says something else.
+    """
+    if path.exists():
+        changed = differences(read_json(path), json.loads(json.dumps(about)))
+        if changed:
+            raise UsageError(
+                f"{path.parent} holds results made otherwise: {'; '.join(changed.values())}; name another --output"
+            )
+    else:
+        write_json(path, about)
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(content, Mapping) and content:
+        for key, value in content.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, content

@@ -57,6 +57,14 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     return _from_hub(name, revision)
 
 
+def find_adapter(folder: str | Path) -> Path:
+    """The folder of a PEFT adapter; an error if it is none."""
+    path = Path(folder)
+    if not (path / "adapter_config.json").exists():
+        raise FlextuneError(f"{path} is not a PEFT adapter: it has no adapter_config.json")
+    return path
+
+
 def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load weights and tokenizer; on the GPU if there is one.
 

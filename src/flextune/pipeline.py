@@ -6,7 +6,7 @@ and called again: what is whole is skipped, what is half done goes on.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -17,9 +17,9 @@ from flextune.execution.engine import judge_completions, prepare
 from flextune.execution.judge import Program
 from flextune.execution.languages import tool_version
 from flextune.execution.settings import Execution
-from flextune.files import sha256, write_json, write_jsonl
+from flextune.files import claim, sha256, write_json, write_jsonl
 from flextune.generation.settings import Decoding, Generation
-from flextune.models import ModelSource, find_model
+from flextune.models import ModelSource, find_adapter, find_model
 from flextune.progress import say
 from flextune.recipe import Evaluation, Recipe, Variant, dump_recipe, load_recipe, parse
 from flextune.report.page import write_report
@@ -115,18 +115,31 @@ def generate_only(
         raise UsageError("--merged needs --adapter")
     chosen, settings = parse(Decoding, decoding, "decoding"), parse(Generation, generation, "generation")
     asked = load_benchmark(benchmark, data, limit)
+    source = find_model(model)
+    tuned = find_adapter(adapter) if adapter else None
     measurement = Measurement(Path(output))
-    load = _backend(find_model(model), Path(adapter) if adapter else None, merged, dtype)
-    write_jsonl(measurement.path / "problems.jsonl", (problem.snapshot() for problem in asked.problems))
-    generate(
-        load,
-        asked.problems,
-        measurement.completions,
-        decoding=chosen,
-        generation=settings,
-        seed=seed,
-        label=f"writing {benchmark}",
-    )
+    about = {
+        "model": source.provenance,
+        "adapter": sha256(tuned) if tuned else None,
+        "merged": merged,
+        "dtype": dtype,
+        "benchmark": {"name": benchmark, **asked.provenance},
+        "decoding": asdict(chosen),
+        "generation": asdict(settings),
+        "seed": seed,
+    }
+    with RunDirectory(output).lock():
+        claim(measurement.generation, about)
+        write_jsonl(measurement.path / "problems.jsonl", (problem.snapshot() for problem in asked.problems))
+        generate(
+            _backend(source, tuned, merged, dtype),
+            asked.problems,
+            measurement.completions,
+            decoding=chosen,
+            generation=settings,
+            seed=seed,
+            label=f"writing {benchmark}",
+        )
     return measurement.completions
 
 
@@ -135,7 +148,9 @@ def execute_only(
 ) -> dict[str, int]:
     """Judge a file of completions; returns how often each verdict was found."""
     settings = parse(Execution, execution, "execution")
-    judge_completions(completions, load_benchmark(benchmark, data).problems, output, settings, f"judging {benchmark}")
+    problems = load_benchmark(benchmark, data).problems
+    with RunDirectory(output).lock():
+        judge_completions(completions, problems, output, settings, f"judging {benchmark}")
     return dict(Counter(row["verdict"] for row in read_verdicts(output / "verdicts.jsonl")).most_common())
 
 
@@ -186,8 +201,8 @@ def _begin(recipe: Recipe, directory: RunDirectory) -> _Plan:
     if training_set:
         inputs[f"training set {training_set.name}"] = training_set.provenance
     if recipe.evaluation.adapter:
-        adapter = Path(recipe.evaluation.adapter)
-        inputs["adapter"] = {"folder": str(adapter), "sha256": sha256(adapter) if adapter.is_dir() else "missing"}
+        adapter = find_adapter(recipe.evaluation.adapter)
+        inputs["adapter"] = {"folder": str(adapter), "sha256": sha256(adapter)}
     languages = sorted({problem.language for benchmark in benchmarks for problem in benchmark.problems})
     toolchains = {f"toolchain {name}": tool_version(name) or "missing" for name in languages}
     directory.begin(dump_recipe(recipe), inputs, versions() | toolchains)

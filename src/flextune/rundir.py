@@ -14,6 +14,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,8 +25,13 @@ import yaml
 from filelock import FileLock, Timeout
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import read_json, write_atomic, write_json
+from flextune.files import differences, read_json, write_atomic, write_json
+from flextune.progress import say
 
+FREE = ("recipe.execution.workers", "recipe.evaluation.benchmarks", "recipe.evaluation.variants")
+"""Keys that change no result that is there: each benchmark and variant has a folder of its own."""
+OF_TRAINING = ("recipe.training", "recipe.adapter", "recipe.penalty", "input.training set")
+"""Keys that nothing depends on before there is an adapter."""
 PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -39,6 +45,11 @@ class Measurement:
     def completions(self) -> Path:
         """What the model wrote."""
         return self.path / "completions.jsonl"
+
+    @property
+    def generation(self) -> Path:
+        """What they were made from; in a run, the recipe and `run.json` say it."""
+        return self.path / "generation.json"
 
     @property
     def verdicts(self) -> Path:
@@ -107,24 +118,30 @@ class RunDirectory:
     def begin(self, recipe: str, inputs: dict[str, Any], versions: dict[str, str]) -> None:
         """Record a start: the effective recipe as YAML, and what it runs on.
 
-        `inputs` are model and data with their checksums. A run that was begun earlier goes on only with the same recipe
-        and the same inputs; otherwise this is a `UsageError` that names what differs.
+        `inputs` are model and data with their checksums. A run that was begun earlier goes on with the same recipe and
+        inputs; benchmarks and variants may be added, and what concerns training may change until there is an adapter.
+        Any other difference is a `UsageError` that names it.
         """
-        record = {"flextune": version(), "seed": yaml.safe_load(recipe)["seed"], "inputs": inputs, "starts": []}
+        content = yaml.safe_load(recipe)
+        record = {"flextune": version(), "seed": content["seed"], "inputs": inputs, "starts": []}
         if self.provenance.exists():
-            changed = differences(self.recipe.read_text(encoding="utf-8"), recipe)
-            if changed:
-                raise UsageError(
-                    f"{self.path} holds a run of another recipe: {'; '.join(changed)}; name another --output"
-                )
             record = read_json(self.provenance)
-            for name, found in inputs.items():
-                before = record["inputs"].get(name)
-                if before != found:
-                    raise UsageError(
-                        f"{self.path} was begun with another {name}: {before} there, {found} here; "
-                        "name another --output"
-                    )
+            before = {"recipe": yaml.safe_load(self.recipe.read_text(encoding="utf-8")), "input": record["inputs"]}
+            # what is new has no results yet
+            known = {name: found for name, found in inputs.items() if name in record["inputs"]}
+            before["input"] = {name: before["input"][name] for name in known}
+            changed = differences(before, {"recipe": content, "input": known})
+            kept = [key for key in changed if not key.startswith(FREE)]
+            training = [key for key in kept if key.startswith(OF_TRAINING)]
+            if training and not self.adapter.exists():
+                say(f"Training starts anew: {'; '.join(changed[key] for key in training)}")
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
+                self.metrics.unlink(missing_ok=True)
+                kept = [key for key in kept if key not in training]
+            if kept:
+                found = "; ".join(changed[key] for key in kept)
+                raise UsageError(f"{self.path} holds another run: {found}; name another --output")
+            record["inputs"] |= inputs
         record["starts"].append(
             {
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -134,24 +151,6 @@ class RunDirectory:
         )
         write_atomic(self.recipe, recipe)
         write_json(self.provenance, record)
-
-
-def differences(there: str, here: str) -> list[str]:
-    """The keys in which two recipes (YAML) differ; how many programs are judged at once changes no result."""
-    first, second = dict(_flat(yaml.safe_load(there))), dict(_flat(yaml.safe_load(here)))
-    return [
-        f"{key} is {first.get(key)!r} there, {second.get(key)!r} here"
-        for key in {**first, **second}
-        if first.get(key) != second.get(key) and key != "execution.workers"
-    ]
-
-
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(content, dict):
-        for key, value in content.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, content
 
 
 def folder_name(benchmark: str) -> str:

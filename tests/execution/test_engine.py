@@ -34,6 +34,17 @@ def test_completions_become_verdicts(tmp_path):
     assert about["limits"]["cpu_seconds"] == 5
 
 
+def test_other_completions_are_not_taken_for_judged(tmp_path):
+    path = write(tmp_path / "completions.jsonl", [{"task_id": "t/0", "completion": RIGHT}])
+    judge_completions(path, PROBLEMS, tmp_path, Execution())
+    judge_completions(path, PROBLEMS, tmp_path, Execution(workers=1))
+    with pytest.raises(UsageError, match=r"limits\.cpu_seconds is 5\.0 there, 9\.0 here"):
+        judge_completions(path, PROBLEMS, tmp_path, Execution(limits={"cpu_seconds": 9}))
+    write(path, [{"task_id": "t/0", "completion": WRONG}])
+    with pytest.raises(UsageError, match="completions is '"):
+        judge_completions(path, PROBLEMS, tmp_path, Execution())
+
+
 def test_a_name_and_no_sample_numbers_are_enough(tmp_path):
     path = write(tmp_path / "c.jsonl", [{"name": "t/0", "completion": RIGHT}, {"name": "t/0", "completion": WRONG}])
     assert [(p.task_id, p.sample) for p in read_programs(path, PROBLEMS)] == [("t/0", 0), ("t/0", 1)]

@@ -12,7 +12,7 @@ from flextune.execution.languages import check_languages, missing_parts, tool_ve
 from flextune.execution.sandbox import Layer, choose
 from flextune.execution.settings import Execution
 from flextune.execution.verdict import Verdict
-from flextune.files import Journal, read_jsonl, write_json
+from flextune.files import Journal, claim, read_jsonl, sha256
 from flextune.progress import progress
 from flextune.tasks import Problem
 
@@ -41,7 +41,7 @@ def prepare(programs: Sequence[Program], settings: Execution) -> Layer:
 def judge_completions(
     completions: Path, problems: Sequence[Problem], output: Path, settings: Execution, label: str = "verdicts"
 ) -> None:
-    """Judge a file of completions into `output`/verdicts.jsonl; does nothing if that file is there.
+    """Judge a file of completions into `output`/verdicts.jsonl; does nothing if they are judged there already.
 
     Args:
         completions: JSON Lines with `task_id` (or MultiPL-E's `name`), `completion`, and `sample` if there are several.
@@ -50,11 +50,19 @@ def judge_completions(
         settings: Sandbox, workers and limits.
         label: What the progress bar says.
     """
+    programs = read_programs(completions, problems)
+    layer = prepare(programs, settings)
+    languages = sorted({program.language for program in programs})
+    about = {
+        "completions": sha256(completions),
+        "sandbox": layer.name,
+        "limits": asdict(settings.limits),
+        "toolchains": {name: tool_version(name) for name in languages},
+    }
+    claim(output / "execution.json", about)
     journal = Journal(output / "verdicts.jsonl")
     if journal.complete:
         return
-    programs = read_programs(completions, problems)
-    layer = prepare(programs, settings)
     rows = {(row["task_id"], row["sample"]): row for row in journal.rows}
     todo = [program for program in programs if (program.task_id, program.sample) not in rows]
     with progress(label, len(programs), len(rows)) as step:
@@ -62,14 +70,6 @@ def judge_completions(
             journal.append([verdict.row()])
             rows[verdict.task_id, verdict.sample] = verdict.row()
             step()
-    write_json(
-        output / "execution.json",
-        {
-            "sandbox": layer.name,
-            "limits": asdict(settings.limits),
-            "toolchains": {name: tool_version(name) for name in sorted({program.language for program in programs})},
-        },
-    )
     journal.finish(rows[program.task_id, program.sample] for program in programs)
 
 

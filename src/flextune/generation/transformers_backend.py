@@ -12,7 +12,7 @@ from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
 from flextune.errors import FlextuneError
 from flextune.generation.settings import Decoding
-from flextune.models import ModelSource, load_model
+from flextune.models import ModelSource, find_adapter, load_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,11 +172,9 @@ def _end_tokens(model: Any) -> set[int]:
 def _with_adapter(model: Any, adapter: "Path", merged: bool) -> Any:
     from peft import PeftModel
 
-    if not (adapter / "adapter_config.json").exists():
-        raise FlextuneError(f"{adapter} is not a PEFT adapter: it has no adapter_config.json")
     dtype = model.dtype
     try:
-        tuned = PeftModel.from_pretrained(model.float() if merged else model, str(adapter))
+        tuned = PeftModel.from_pretrained(model.float() if merged else model, str(find_adapter(adapter)))
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise FlextuneError(f"the adapter {adapter} does not fit the model: {first}") from None
