@@ -4,7 +4,9 @@ path = find_model("smollm2-135m")           # a folder, converted once into the 
 model, tokenizer = load_model(path, dtype="float32")
 """
 
+import contextlib
 import importlib.metadata
+import io
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import platformdirs
 from flextune import hub
 from flextune.errors import FlextuneError
 from flextune.files import sha256
-from flextune.progress import say
+from flextune.progress import say, waiting
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +47,8 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise FlextuneError(f"the model folder {folder} has no config.json; is it a transformers model?")
-        weights = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+        with waiting(f"Checking {folder}"):
+            weights = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
         if not weights:
             raise FlextuneError(f"the model folder {folder} has no *.safetensors file")
         return ModelSource(folder, {"folder": str(folder), "sha256": weights})
@@ -82,7 +85,8 @@ def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedMod
     except (OSError, ValueError) as error:
         raise FlextuneError(f"the model folder {source.path} has no tokenizer ({_first_line(error)})") from None
     try:
-        model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device})
+        with waiting(f"Loading {source.path}"):
+            model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device})
     except (OSError, ValueError, KeyError) as error:
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {_first_line(error)}") from None
     if tokenizer.pad_token_id is None:
@@ -140,22 +144,28 @@ def _convert_embedded(folder: Path) -> None:
         ) from None
     gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
     say(f"Converting {gguf.name} once into {folder} …")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    _quiet_transformers()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        # the reader of GGUF files draws a bar of its own, terminal or not
+        with waiting(f"Converting {gguf.name}"), contextlib.redirect_stderr(io.StringIO()):
+            _convert(gguf, partial)
         if not folder.exists():
             partial.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    _quiet_transformers()
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

@@ -37,6 +37,16 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Step]:
         yield step
 
 
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Show a spinner over work whose length is unknown."""
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
 def say(message: str) -> None:
     """Print one line of information on standard error."""
     console.print(message, markup=False, soft_wrap=True)
