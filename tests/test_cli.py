@@ -50,7 +50,7 @@ def recipe(tmp_path, tiny_model):
         (["adapter.targets=[no_such_proj]"], 1, "adapter.targets = ['no_such_proj'] does not fit this model"),
         (["training.max_length=8"], 1, "no example of at most training.max_length = 8 tokens"),
         (["generation.max_new_tokens=5000"], 1, "exceed the model's context of 1024; lower generation.max_new_tokens"),
-        (["execution.sandbox=none"], 2, "agree with --allow-unsandboxed"),
+        (["execution.sandbox=none"], 2, "agree with execution.allow_unsandboxed=true"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(call, recipe, tmp_path, overrides, code, message):
@@ -61,6 +61,39 @@ def test_what_is_wrong_is_one_sentence(call, recipe, tmp_path, overrides, code, 
     assert "Traceback" not in err
     assert not (output / "adapter").exists()
     assert not list(output.glob("evaluation/*/unmerged"))
+
+
+def test_training_needs_no_sandbox(call, recipe, tmp_path, monkeypatch):
+    from flextune.execution.sandbox import bubblewrap
+
+    monkeypatch.setattr(bubblewrap, "problem", lambda: "bwrap is not installed")
+    code, _, err = call("run", recipe, "--output", tmp_path / "run")
+    assert (code, "there is no sandbox" in err) == (1, True)
+    code, _, err = call("train", recipe, "--output", tmp_path / "run")
+    assert code == 0, err
+    assert (tmp_path / "run/adapter/adapter_config.json").exists()
+
+
+def test_evaluate_says_what_is_wrong(call, tiny_model, tmp_path):
+    command = ["evaluate", tiny_model, "--output", tmp_path / "run", "--benchmark", "basics-python"]
+    for more, message in (
+        (["--limit", 0], "evaluate: evaluation.limit = 0: expected greater than or equal to 1"),
+        (["--max-new-tokens", 0], "generation.max_new_tokens = 0"),
+        (["--benchmark", "basics-python"], "expected at least one, each once"),
+    ):
+        code, _, err = call(*command, *more)
+        assert (code, message in err) == (2, True), err
+
+
+def test_a_model_cut_short(call, recipe, tiny_model, tmp_path):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    code, _, err = call("run", recipe, f"model={broken}", "--output", tmp_path / "run")
+    assert (code, f"the model in {broken} cannot be loaded" in err) == (1, True), err
 
 
 def test_an_empty_and_a_broken_training_file(call, recipe, tmp_path):

@@ -64,6 +64,14 @@ def test_a_journal_goes_on_after_a_torn_line(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_journal_keeps_every_character(tmp_path):
+    path = tmp_path / "completions.jsonl"
+    row = {"completion": "a\u2028b\u0085c\r\nd\x0b\ud83d"}
+    text = {"completion": row["completion"].encode("utf-8", "replace").decode()}
+    Journal(path).append([text, text])
+    assert Journal(path).rows == [text, text]
+
+
 def test_a_journal_on_a_full_disk_keeps_whole_groups_only(tmp_path, monkeypatch):
     path = tmp_path / "verdicts.jsonl"
     journal = Journal(path)

@@ -44,6 +44,8 @@ def test_yaml_python_and_command_line_mean_the_same(path):
         ("evaluation.adapter=x", "evaluation.adapter = 'x': a recipe with `training`"),
         ("evaluation.decodings={a: {temperature: 1}}", "temperature has no effect with kind: greedy"),
         ("evaluation.decodings={../a: {}}", "has to be a folder's name"),
+        ("evaluation.benchmarks=[a/t.jsonl, b/t.jsonl]", "two would share the folder of a name"),
+        ("seed=-1", "seed = -1: expected greater than or equal to 0"),
         ("model=", "model = None: expected a valid string"),
         ("nonsense", "an override is written section.key=value"),
     ],

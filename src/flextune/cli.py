@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts import Parameter
 from rich.console import Console
 
-from flextune.errors import FlextuneError, UsageError
+from flextune.errors import FlextuneError
 from flextune.progress import console, say
 from flextune.rundir import Measurement, version
 
@@ -427,10 +427,8 @@ def _guarded(command: Callable[[], Any], debug: bool) -> int:
         return 0
     except cyclopts.CycloptsError as error:
         code, message = 2, f"{error} (see `flextune --help`)"
-    except UsageError as error:
-        code, message = 2, str(error)
     except FlextuneError as error:
-        code, message = 1, str(error)
+        code, message = error.exit_code, str(error)
     except KeyboardInterrupt:
         code, message = 130, "stopped; the same command goes on from here"
     except OSError as error:
@@ -438,7 +436,10 @@ def _guarded(command: Callable[[], Any], debug: bool) -> int:
         code, message = 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
     except Exception as error:
         code = 1
-        message = f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+            message = "the GPU is out of memory: lower generation.batch_size or training.batch_size"
+        else:
+            message = f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"
     if debug:
         console.print_exception()
     say(f"flextune: {message}")

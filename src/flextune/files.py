@@ -93,7 +93,7 @@ class Journal:
             whole = self.partial.read_bytes()
             whole = whole[: whole.rfind(b"\n") + 1]
             self.partial.write_bytes(whole)
-            self.rows = [json.loads(line) for line in whole.decode().splitlines()]
+            self.rows = [json.loads(line) for line in whole.split(b"\n")[:-1]]
 
     @property
     def complete(self) -> bool:

@@ -76,6 +76,7 @@ def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedMod
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _quiet_transformers()
@@ -87,7 +88,7 @@ def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedMod
     try:
         with waiting(f"Loading {source.path}"):
             model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device})
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {_first_line(error)}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id

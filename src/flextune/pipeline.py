@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.execution.engine import judge_completions, prepare
+from flextune.execution.engine import judge_completions, prepare, read_programs
 from flextune.execution.judge import Program
-from flextune.execution.languages import tool_version
+from flextune.execution.languages import LANGUAGES, find_tool, tool_version
 from flextune.execution.settings import Execution
 from flextune.files import claim, sha256, write_json, write_jsonl
 from flextune.generation.settings import Decoding, Generation
 from flextune.models import ModelSource, find_adapter, find_model
 from flextune.progress import say
-from flextune.recipe import Evaluation, Recipe, Variant, dump_recipe, load_recipe, parse
+from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe, parse
 from flextune.report.page import write_report
 from flextune.rundir import Measurement, RunDirectory, folder_name, versions
 from flextune.scoring.compare import compare
@@ -66,21 +66,33 @@ def evaluate(
     allow_unsandboxed: bool = False,
 ) -> RunDirectory:
     """Measure a model, or an adapter on it, greedily on one or more benchmarks: generate, execute and score."""
-    variants: list[Variant] = ["unmerged" if adapter else "base"]
-    recipe = Recipe(
-        model=model,
-        data=data,
-        evaluation=Evaluation(benchmarks=list(benchmark), limit=limit, adapter=adapter, variants=variants),
-        generation=Generation(max_new_tokens=max_new_tokens) if max_new_tokens else Generation(),
-    )
-    execution = replace(recipe.execution, allow_unsandboxed=allow_unsandboxed)
-    return run(replace(recipe, execution=execution), output)
+    content: dict[str, Any] = {
+        "model": model,
+        "data": data,
+        "evaluation": {
+            "benchmarks": list(benchmark),
+            "limit": limit,
+            "adapter": adapter,
+            "variants": ["unmerged" if adapter else "base"],
+        },
+        "generation": {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens},
+        "execution": {"allow_unsandboxed": allow_unsandboxed},
+    }
+    return run(parse(Recipe, content, "evaluate"), output)
 
 
 def quickstart(output: str | Path, overrides: Sequence[str] = ()) -> RunDirectory:
-    """Run the recipe that comes with flextune: a small model, tuned on Python, measured on Python and Java."""
+    """Run the recipe that comes with flextune: a small model, tuned on Python, measured on Python and Java.
+
+    Without a JDK it goes on with Python alone, and says so.
+    """
     with as_file(files("flextune") / "recipes" / "quickstart.yaml") as path:
-        return run(load_recipe(path, overrides), output)
+        recipe = load_recipe(path, overrides)
+    without_java = [name for name in recipe.evaluation.benchmarks if name != "basics-java"]
+    if find_tool("java") is None and without_java:
+        say(f"Java is not measured: {LANGUAGES['java'].tool} is missing ({LANGUAGES['java'].install})")
+        recipe = replace(recipe, evaluation=replace(recipe.evaluation, benchmarks=without_java))
+    return run(recipe, output)
 
 
 def train_only(recipe: Recipe, output: str | Path) -> RunDirectory:
@@ -89,8 +101,7 @@ def train_only(recipe: Recipe, output: str | Path) -> RunDirectory:
         raise UsageError("the recipe has no `training`")
     directory = RunDirectory(output)
     with directory.lock():
-        plan = _begin(recipe, directory)
-        _train(recipe, directory, plan)
+        _train(recipe, directory, _begin(recipe, directory, measure=False))
     return directory
 
 
@@ -149,6 +160,7 @@ def execute_only(
     """Judge a file of completions; returns how often each verdict was found."""
     settings = parse(Execution, execution, "execution")
     problems = load_benchmark(benchmark, data).problems
+    read_programs(completions, problems)  # what is wrong there is said before anything is made
     with RunDirectory(output).lock():
         judge_completions(completions, problems, output, settings, f"judging {benchmark}")
     return dict(Counter(row["verdict"] for row in read_verdicts(output / "verdicts.jsonl")).most_common())
@@ -190,11 +202,15 @@ class _Plan:
     training_set: TrainingSet | None
 
 
-def _begin(recipe: Recipe, directory: RunDirectory) -> _Plan:
-    """Find and check all that a recipe needs, so that nothing can be missing later, and record the start."""
+def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> _Plan:
+    """Find and check all that a recipe needs, so that nothing can be missing later, and record the start.
+
+    A machine that only trains needs neither a sandbox nor toolchains.
+    """
     benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
     training_set = _training_set(recipe, benchmarks)
-    prepare([_unwritten(problem) for benchmark in benchmarks for problem in benchmark.problems], recipe.execution)
+    if measure:
+        prepare([_unwritten(problem) for benchmark in benchmarks for problem in benchmark.problems], recipe.execution)
     source = find_model(recipe.model, recipe.revision)
     inputs: dict[str, Any] = {"model": source.provenance}
     inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in benchmarks}

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from flextune.errors import UsageError
 from flextune.execution.settings import Execution
 from flextune.generation.settings import Decoding, Generation
+from flextune.rundir import folder_name
 from flextune.section import SECTION
 from flextune.tuning.settings import Adapter, Penalty, Training
 
@@ -55,7 +56,7 @@ class Recipe:
     """Commit, tag or branch of a model on the Hub; the commit is recorded either way."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the frozen weights; auto: that of the checkpoint. Adapters are always trained in float32."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the adapter, the order of the examples, dropout and sampling."""
     data: str | None = None
     """A folder with local copies of data sets (`humaneval.jsonl`, `multipl-e/<config>.jsonl`, …)."""
@@ -94,6 +95,9 @@ class Recipe:
         for name, given in (("benchmarks", evaluation.benchmarks), ("variants", self.variants)):
             if not given or len(set(given)) != len(given):
                 raise ValueError(f"evaluation.{name} = {given}: expected at least one, each once")
+        folders = [folder_name(name) for name in evaluation.benchmarks]
+        if len(set(folders)) != len(folders):
+            raise ValueError(f"evaluation.benchmarks = {evaluation.benchmarks}: two would share the folder of a name")
         for name in evaluation.decodings:
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise ValueError(f"evaluation.decodings: {name!r} has to be a folder's name (letters, digits, - . _)")
@@ -186,7 +190,7 @@ def _problems(error: pydantic.ValidationError) -> list[dict[str, Any]]:
 
 def _is_key(part: str | int) -> bool:
     """False for the names that pydantic gives to the members of a union."""
-    return isinstance(part, int) or (part.replace("_", "").replace("-", "").isalnum() and part not in ("list", "str"))
+    return isinstance(part, int) or not ("[" in part or part in ("list", "str"))
 
 
 def _explain(problem: dict[str, Any], where: str) -> str:

@@ -135,8 +135,8 @@ class RunDirectory:
             training = [key for key in kept if key.startswith(OF_TRAINING)]
             if training and not self.adapter.exists():
                 say(f"Training starts anew: {'; '.join(changed[key] for key in training)}")
-                shutil.rmtree(self.checkpoints, ignore_errors=True)
-                self.metrics.unlink(missing_ok=True)
+                self._discard_training()
+                record["inputs"] = {n: i for n, i in record["inputs"].items() if not n.startswith("training set")}
                 kept = [key for key in kept if key not in training]
             if kept:
                 found = "; ".join(changed[key] for key in kept)
@@ -151,6 +151,15 @@ class RunDirectory:
         )
         write_atomic(self.recipe, recipe)
         write_json(self.provenance, record)
+
+    def _discard_training(self) -> None:
+        """Forget half-done training; a checkpoint that is half removed is never seen under its name."""
+        self.metrics.unlink(missing_ok=True)
+        if self.checkpoints.exists():
+            discarded = self.checkpoints.with_name(".checkpoints.discarded")
+            shutil.rmtree(discarded, ignore_errors=True)
+            self.checkpoints.rename(discarded)
+            shutil.rmtree(discarded)
 
 
 def folder_name(benchmark: str) -> str:

@@ -1,9 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.execution import Execution, execute, judge_completions
+from flextune.execution import Execution, Program, execute, judge_completions
 from flextune.execution import engine as engine_module
 from flextune.execution.engine import read_programs
 from flextune.files import read_json, read_jsonl
@@ -104,6 +105,18 @@ def test_identical_programs_run_once(tmp_path, monkeypatch):
     path = write(tmp_path / "c.jsonl", [{"task_id": "t/0", "sample": s, "completion": RIGHT} for s in range(5)])
     assert [v.sample for v in execute(read_programs(path, PROBLEMS))] == [0, 1, 2, 3, 4]
     assert len(calls) == 1
+
+
+def test_programs_that_differ_only_in_their_tests_are_two(tmp_path):
+    one, two = (Program("t", 0, "python", "def f(x):\n", RIGHT, f"assert f(1) == {n}\n") for n in (2, 3))
+    assert [found.verdict for found in execute([one, two, one])] == ["passed", "wrong_answer", "passed"]
+
+
+def test_mended_tests_are_not_taken_for_judged(tmp_path):
+    path = write(tmp_path / "completions.jsonl", [{"task_id": "t/0", "completion": RIGHT}])
+    judge_completions(path, PROBLEMS[:1], tmp_path, Execution())
+    with pytest.raises(UsageError, match="problems is '"):
+        judge_completions(path, [replace(PROBLEMS[0], tests="assert f(2) == 3\n")], tmp_path, Execution())
 
 
 PUBLISHED = [

@@ -1,7 +1,9 @@
 """Each language meets the same cases, and no program passes without running its tests to their end."""
 
 import shutil
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +11,7 @@ from flextune.errors import FlextuneError, UsageError
 from flextune.execution import LANGUAGES, Execution, Limits, Program, execute
 from flextune.execution.judge import same_output
 from flextune.execution.sandbox import bubblewrap, choose
+from flextune.scoring.form import is_code
 from flextune.tasks import StandardInput, load_benchmark
 
 LIMITS = Limits(cpu_seconds=2, wall_seconds=6, memory_mb=512, output_kb=256)
@@ -149,6 +152,34 @@ def test_the_sandbox_holds(name):
         assert "ZeroDivisionError" in found.detail
 
 
+INSTEAD = "    import os; p = '/scratch/.end'; os.unlink(p); {}; os._exit(0)"
+WRECKERS = {
+    "no report": INSTEAD.format("None"),
+    "a link to a host file": INSTEAD.format("os.symlink('/etc/passwd', p)"),
+    "a link that never ends": INSTEAD.format("os.symlink('/proc/kmsg', p)"),
+    "a pipe": INSTEAD.format("os.mkfifo(p)"),
+    "a folder": INSTEAD.format("os.mkdir(p)"),
+    "no rights": INSTEAD.format("os.close(os.open(p, os.O_CREAT, 0))"),
+    "deep folders": "    import os\n    for _ in range(3000):\n        os.mkdir('d'); os.chdir('d')\n    os._exit(0)",
+    "closed folders": "    import os; os.makedirs('a/b'); os.chmod('a', 0); os._exit(0)",
+}
+
+
+@pytest.mark.parametrize("name", WRECKERS)
+def test_nothing_left_behind_disturbs_the_engine(name):
+    assert verdict("python", WRECKERS[name]).verdict == "early_exit"
+    assert not [path for path in Path(tempfile.gettempdir()).glob("flextune-*") if (path / "program.py").exists()]
+
+
+def test_a_program_cannot_speak_for_the_sandbox():
+    said = "    import sys; sys.stderr.write('bwrap: no\\n'); sys.exit(1)"
+    assert verdict("python", said).verdict == "runtime_error"
+
+
+def test_a_program_that_kills_itself_is_not_slow():
+    assert verdict("python", "    import os; os.kill(os.getpid(), 9)").verdict == "runtime_error"
+
+
 def test_a_fork_bomb_is_held_and_gone():
     found = verdict("python", "    import os\n    while True:\n        os.fork()")
     assert found.verdict in ("runtime_error", "timeout")
@@ -170,9 +201,9 @@ def test_text_that_is_no_text():
 
 
 def test_standard_input():
-    tests = StandardInput(inputs=["1 2\n", "3 4\n"], outputs=["3\n", "7 \n"])
+    tests = StandardInput(inputs=("1 2\n", "3 4\n"), outputs=("3\n", "7 \n"))
     add = "a, b = map(int, input().split())\nprint(a + b)\n"
-    program = Program("t", 0, "python", "prose, not code", add, tests)
+    program = Program("t", 0, "python", '"""Prose."""\n', add, tests)
     assert execute([program])[0].verdict == "passed"
     wrong = Program("t", 0, "python", "", "print(3)", tests)
     found = execute([wrong])[0]
@@ -190,16 +221,17 @@ def test_published_solutions_pass(data, name):
     assert [found.verdict for found in execute(programs)] == ["passed"] * len(programs)
 
 
-def test_apps_functions_are_judged(data):
-    import json
-
-    from flextune.files import read_jsonl
-    from flextune.tasks.apps import tests_of
-
-    for row in read_jsonl(data / "apps" / "train.jsonl"):
-        for code, expected in ((json.loads(row["solutions"])[0], "passed"), ("x = 1\n", "runtime_error")):
-            header = "from typing import *\n"
-            assert execute([Program("t", 0, "python", header, code, tests_of(row))])[0].verdict == expected
+def test_apps_functions_are_judged(data, tmp_path):
+    """The training rows with functions, asked as a benchmark would ask them."""
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "apps" / "test.jsonl").write_bytes((data / "apps" / "train.jsonl").read_bytes())
+    problems = load_benchmark("apps", tmp_path).problems
+    assert len(problems) == 2
+    for problem in problems:
+        for code, expected in ((problem.solution, "passed"), ("x = 1\n", "runtime_error")):
+            program = Program(problem.task_id, 0, "python", problem.prompt, code, problem.tests)
+            assert execute([program])[0].verdict == expected
+            assert is_code("python", problem.prompt, code)
 
 
 def test_a_missing_toolchain_stops_before_anything_runs(monkeypatch):
@@ -213,7 +245,7 @@ def test_a_missing_toolchain_stops_before_anything_runs(monkeypatch):
 def test_without_a_sandbox_it_refuses(monkeypatch):
     monkeypatch.setattr(bubblewrap, "problem", lambda: "bwrap is not installed")
     for name in ("auto", "bubblewrap"):
-        with pytest.raises(FlextuneError, match="bwrap is not installed; install bubblewrap"):
+        with pytest.raises(FlextuneError, match="bwrap is not installed; mend that, or agree"):
             choose(name)
     with pytest.raises(UsageError, match="--allow-unsandboxed"):
         choose("none")

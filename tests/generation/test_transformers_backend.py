@@ -128,3 +128,11 @@ def test_merged_and_unmerged_write_the_same_in_float32(tiny_model, tmp_path, pro
     ]
     assert texts[1] == texts[2]
     assert texts[0] != texts[1]
+    half = TransformersBackend(source, tmp_path, True, dtype="bfloat16").model
+    frequencies = half.model.rotary_emb.inv_freq
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(frequencies, base.model.rotary_emb.inv_freq, rtol=0, atol=0)
+    up = "model.layers.0.mlp.up_proj"
+    layer = model.get_submodule(f"base_model.model.{up}")
+    exact = layer.base_layer.weight.bfloat16().float() + layer.get_delta_weight("default")
+    torch.testing.assert_close(half.get_submodule(up).weight, exact.bfloat16(), rtol=0, atol=0)

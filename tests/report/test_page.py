@@ -29,6 +29,12 @@ def test_what_a_model_wrote_is_shown_and_never_run(tmp_path):
     assert page.count("&lt;/script&gt;&lt;script&gt;") >= 4
 
 
+def test_won_and_lost_are_against_the_base(tmp_path):
+    page = write_report(make_run(tmp_path, ("base", "unmerged", "merged")).path).read_text()
+    assert page.count('<span class="mark won">won</span>') == 1
+    assert page.count('<span class="mark "></span>') == 1
+
+
 def test_missing_pieces_are_said(tmp_path):
     page = write_report(make_run(tmp_path / "one", ("base",), training=False).path).read_text()
     assert "Measured as it is, without training." in page

@@ -51,5 +51,11 @@ def test_bootstrap_is_about_the_normal_interval_and_exact_when_nothing_varies():
     found = bootstrap_mean(values)
     half = 1.96 * np.std(values) / len(values) ** 0.5
     assert (found.low, found.high) == pytest.approx((found.value - half, found.value + half), abs=0.01)
-    assert bootstrap_mean([0.5, 0.5]).high == 0.5
-    assert bootstrap_mean([0.5]).low == 0.5
+
+
+def test_nothing_that_varies_is_no_certainty():
+    none, all_of_them = bootstrap_mean([0.0] * 48), bootstrap_mean([1.0] * 48)
+    assert (none.low, none.high) == (0, pytest.approx(wilson(0, 48).high))
+    assert (all_of_them.low, all_of_them.high) == (pytest.approx(wilson(48, 48).low), 1)
+    no_difference = bootstrap_mean([0.0] * 48, lowest=-1.0)
+    assert no_difference.low == -no_difference.high < 0

@@ -69,7 +69,11 @@ def test_own_problems(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text('{"task_id": "a", "language": "python", "prompt": "p", "tests": "t", "stop": ["\\n"]}\n')
     assert load_benchmark(str(path)).problems == [Problem("a", "python", "p", "t", ("\n",))]
-    path.write_text(path.read_text() * 2)
+    row = path.read_text()
+    path.write_text(row.replace('"t"', "5"))
+    with pytest.raises(FlextuneError, match=r"own\.jsonl, row 1: tests = 5; expected a text, or an object"):
+        load_benchmark(str(path))
+    path.write_text(row * 2)
     with pytest.raises(UsageError, match="'a' stands there twice"):
         load_benchmark(str(path))
 
@@ -79,7 +83,10 @@ def test_training_sets_and_their_templates(data):
     assert [example.upstream for example in mbpp] == ["mbpp/601", "mbpp/602", "mbpp/603"]
     assert load_training_set("mbpp", data, "instruction").examples[0].prompt.startswith("### Instruction:")
     apps = load_training_set("apps", data).examples
-    assert "Use Call-Based format" in apps[0].prompt
+    assert apps[0].prompt.endswith(
+        'def findKthPositive(self, arr: List[int], k: int) -> int:\n"""\nfrom typing import *\n\n'
+    )
+    assert "Use Call-Based format" in load_training_set("apps", data, "question").examples[0].prompt
     function = load_training_set("code-search-net", data)
     assert function.examples[0].prompt == 'def half(x):\n    """Half of x.\n    """\n'
     assert function.examples[0].completion == "    return x / 2\n"

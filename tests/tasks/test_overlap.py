@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from flextune.tasks import load_benchmark, load_training_set
 from flextune.tasks.overlap import find_overlaps, normal_code
 from flextune.tasks.problem import Example, Problem
@@ -24,6 +26,15 @@ def test_the_same_problem_is_found_however_it_is_dressed():
     assert kinds(other, renamed) == ["solution"]
     assert kinds("### Instruction: sum\n", f"def f(x):\n{renamed}") == ["solution"]
     assert kinds(other, "    return sum(x)\n", upstream="set/2") == []
+
+
+def test_prompts_of_other_scripts_are_texts_too():
+    problem = Problem("p/3", "python", 'def f():\n    """返回两个数的和"""\n', "")
+    other = Example("e", 'def f():\n    """把字符串反过来"""\n', "pass\n")
+    assert not find_overlaps([other], [problem])
+    assert find_overlaps([Example("e", problem.prompt, "pass\n")], [problem])
+    empty = Problem("p/4", "python", "def f():\n", "")
+    assert not find_overlaps([Example("e", "def g():\n", "    return 1\n")], [replace(empty, prompt="\n")])
 
 
 def test_constants_and_called_functions_are_not_names():

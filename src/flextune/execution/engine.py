@@ -1,5 +1,6 @@
 """The stage `execute`: completions become `verdicts.jsonl`, with `execution.json` beside it."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -12,7 +13,7 @@ from flextune.execution.languages import check_languages, missing_parts, tool_ve
 from flextune.execution.sandbox import Layer, choose
 from flextune.execution.settings import Execution
 from flextune.execution.verdict import Verdict
-from flextune.files import Journal, claim, read_jsonl, sha256
+from flextune.files import Journal, claim, read_jsonl, sha256, to_line
 from flextune.progress import progress
 from flextune.tasks import Problem
 
@@ -24,8 +25,8 @@ def execute(programs: Sequence[Program], settings: Execution | None = None) -> l
     """
     settings = settings or Execution()
     layer = prepare(programs, settings)
-    found = {(verdict.task_id, verdict.sample): verdict for verdict in _judge_all(programs, layer, settings)}
-    return [found[program.task_id, program.sample] for program in programs]
+    found = dict(_judge_all(programs, layer, settings))
+    return [found[position] for position in range(len(programs))]
 
 
 def prepare(programs: Sequence[Program], settings: Execution) -> Layer:
@@ -55,6 +56,7 @@ def judge_completions(
     languages = sorted({program.language for program in programs})
     about = {
         "completions": sha256(completions),
+        "problems": hashlib.sha256("".join(to_line(problem.snapshot()) for problem in problems).encode()).hexdigest(),
         "sandbox": layer.name,
         "limits": asdict(settings.limits),
         "toolchains": {name: tool_version(name) for name in languages},
@@ -66,7 +68,7 @@ def judge_completions(
     rows = {(row["task_id"], row["sample"]): row for row in journal.rows}
     todo = [program for program in programs if (program.task_id, program.sample) not in rows]
     with progress(label, len(programs), len(rows)) as step:
-        for verdict in _judge_all(todo, layer, settings):
+        for _, verdict in _judge_all(todo, layer, settings):
             journal.append([verdict.row()])
             rows[verdict.task_id, verdict.sample] = verdict.row()
             step()
@@ -104,19 +106,20 @@ def read_programs(path: Path, problems: Sequence[Problem]) -> list[Program]:
     return programs
 
 
-def _judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Iterator[Verdict]:
-    """Verdicts as they are found; identical programs run once."""
-    same: dict[tuple[str, str], list[Program]] = {}
-    for program in programs:
-        same.setdefault((program.task_id, program.completion), []).append(program)
+def _judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Iterator[tuple[int, Verdict]]:
+    """Positions and verdicts as they are found; identical programs run once."""
+    same: dict[Program, list[int]] = {}
+    for position, program in enumerate(programs):
+        same.setdefault(replace(program, task_id="", sample=0), []).append(position)
     with ThreadPoolExecutor(settings.workers or os.cpu_count() or 1) as pool:
-        jobs: dict[Future[Verdict], list[Program]] = {
-            pool.submit(judge, group[0], layer, settings.limits): group for group in same.values()
+        jobs: dict[Future[Verdict], list[int]] = {
+            pool.submit(judge, programs[positions[0]], layer, settings.limits): positions for positions in same.values()
         }
         try:
             for job in as_completed(jobs):
                 verdict = job.result()
-                for program in jobs[job]:
-                    yield replace(verdict, task_id=program.task_id, sample=program.sample)
+                for position in jobs[job]:
+                    program = programs[position]
+                    yield position, replace(verdict, task_id=program.task_id, sample=program.sample)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

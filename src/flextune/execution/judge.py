@@ -1,9 +1,13 @@
 """One program to one verdict: assemble, compile, run, and read the report of the tests' end."""
 
 import math
+import os
 import re
 import secrets
+import shutil
 import signal
+import stat
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,8 +23,6 @@ from flextune.tasks import StandardInput
 
 DETAIL = 500
 """Characters of output that a verdict keeps."""
-GRACE_SECONDS = 0.5
-"""Processor time above the limit before the kernel kills instead of warning."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,13 @@ def judge(program: Program, layer: Layer, limits: Limits) -> Verdict:
     Raises `FlextuneError` when the sandbox or the toolchain fails: that is never a verdict about the program.
     """
     started = time.monotonic()
-    language = LANGUAGES[program.language]
     nonce = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="flextune-", ignore_cleanup_errors=True) as name:
-        scratch = Path(name)
+    scratch = Path(tempfile.mkdtemp(prefix="flextune-"))
+    try:
         scratch.chmod(0o777)
-        run = _Run(language, layer, limits, scratch, nonce)
-        kind, detail = run.judge(program)
+        kind, detail = _Run(LANGUAGES[program.language], layer, limits, scratch, nonce).judge(program)
+    finally:
+        _remove(scratch)
     return Verdict(program.task_id, program.sample, kind, round(time.monotonic() - started, 3), detail)
 
 
@@ -62,7 +64,7 @@ class _Run:
     def judge(self, program: Program) -> tuple[Kind, str]:
         language = self.language
         if isinstance(program.tests, StandardInput):
-            main, text = "Main", language.prefix + program.completion
+            main, text = "Main", language.prefix + program.prompt + program.completion
         else:
             main = language.main(program.tests)
             tests = language.report(program.tests, self.nonce)
@@ -81,19 +83,23 @@ class _Run:
         report.touch()
         report.chmod(0o666)
         outcome = self._execute(language.run(main, self.limits))
-        ended = report.read_bytes() == self.nonce.encode() if report.is_file() else False
-        return self._verdict(outcome, ended)
+        return self._verdict(outcome, ended=_read_report(report) == self.nonce.encode())
 
     def _compile(self, source: str) -> tuple[Kind, str] | None:
         assert self.language.compile is not None
-        command = [word.format(tool=self._tool(), source=source) for word in self.language.compile]
-        outcome = run_limited(
-            self._wrap(command), self.scratch, self.limits.compile_seconds, self.limits.output_kb << 10
-        )
+        limits = self.limits
+        command = [
+            "prlimit",
+            "--core=0",
+            f"--fsize={256 << 20}",
+            f"--cpu={math.ceil(2 * limits.compile_seconds)}",
+            "--",
+        ]
+        command += [word.format(**self._names(), source=source) for word in self.language.compile]
+        outcome = self._run(command, limits.compile_seconds)
         if outcome.stopped == "wall":
-            return "compile_timeout", f"the compiler took more than {self.limits.compile_seconds:g} seconds"
+            return "compile_timeout", f"the compiler took more than {limits.compile_seconds:g} seconds"
         if outcome.stopped or outcome.status != 0:
-            self._check_sandbox(outcome)
             return "compile_error", _tail(outcome.errors or outcome.output)
         return None
 
@@ -111,15 +117,44 @@ class _Run:
     def _execute(self, command: list[str], stdin: str = "", whole: bool = False) -> Outcome:
         limits = self.limits
         cpu = math.ceil(limits.cpu_seconds)
-        resources = [
-            *("prlimit", f"--cpu={cpu}:{math.ceil(limits.cpu_seconds + GRACE_SECONDS)}", "--core=0"),
-            *(f"--fsize={64 << 20}", f"--nproc={limits.processes}"),
-        ]
+        resources = ["prlimit", f"--cpu={cpu}:{cpu + 1}", "--core=0", f"--fsize={64 << 20}"]
+        if self.layer.scratch is not None:  # on the open machine the limit would count the caller's processes too
+            resources.append(f"--nproc={limits.processes}")
         if self.language.limits_address_space:
             resources.append(f"--as={limits.memory_mb << 20}")
-        tool = str(self._tool())
-        inside = [*resources, "--", *(word.format(tool=tool) for word in command)]
-        return run_limited(self._wrap(inside), self.scratch, limits.wall_seconds, limits.output_kb << 10, stdin, whole)
+        inside = [*resources, "--", *(word.format(**self._names()) for word in command)]
+        return self._run(inside, limits.wall_seconds, stdin, whole)
+
+    def _run(self, command: list[str], wall_seconds: float, stdin: str = "", whole: bool = False) -> Outcome:
+        """Run a command inside the sandbox; a failure of the sandbox itself raises."""
+        folders = list(self.language.folders)
+        tool = find_tool(self.language.name)
+        assert tool is not None
+        if not tool.is_relative_to("/usr"):
+            folders.append(str(tool.parent.parent))
+        with tempfile.TemporaryFile() as report:
+            wrapped = self.layer.wrap(self.scratch, folders, command, report.fileno())
+            outcome = run_limited(
+                wrapped,
+                self.scratch,
+                wall_seconds,
+                self.limits.output_kb << 10,
+                stdin,
+                whole,
+                pass_fds=(report.fileno(),),
+            )
+            report.seek(0)
+            if not outcome.stopped and not self.layer.started(report.read()):
+                said = outcome.errors.decode("utf-8", "replace").strip().splitlines()
+                raise FlextuneError(f"the sandbox failed: {said[0] if said else f'exit status {outcome.status}'}")
+        return outcome
+
+    def _names(self) -> dict[str, str]:
+        """What the commands of a language are filled in with."""
+        tool = find_tool(self.language.name)
+        if tool is None:
+            raise FlextuneError(f"{self.language.tool} is missing: {self.language.install}")
+        return {"tool": str(tool), "folder": str(tool.parent)}
 
     def _verdict(self, outcome: Outcome, ended: bool) -> tuple[Kind, str]:
         errors = outcome.errors.decode("utf-8", "replace")
@@ -131,33 +166,15 @@ class _Run:
         if outcome.status == 0:
             return ("passed", "") if ended else ("early_exit", "it ended before its tests did")
         # a sandbox reports a program killed by signal n as exit status 128 + n
-        if outcome.status in (-signal.SIGXCPU, 128 + signal.SIGXCPU, -signal.SIGKILL, 128 + signal.SIGKILL):
+        if outcome.status in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
             return "timeout", f"{self.limits.cpu_seconds:g} seconds of processor time"
-        self._check_sandbox(outcome)
+        if outcome.status in (-signal.SIGKILL, 128 + signal.SIGKILL) and outcome.seconds >= self.limits.cpu_seconds:
+            return "timeout", f"{self.limits.cpu_seconds:g} seconds of processor time"
         if re.search(self.language.no_memory, errors):
             return "memory_limit", detail
         if re.search(self.language.assertion, errors):
             return "wrong_answer", detail
         return "runtime_error", detail or f"exit status {outcome.status}"
-
-    def _check_sandbox(self, outcome: Outcome) -> None:
-        """A message of the sandbox or of `prlimit` is not the program's fault."""
-        text = outcome.errors.decode("utf-8", "replace").lstrip()
-        if text.startswith(("bwrap: ", "prlimit: ", "setpriv: ")):
-            raise FlextuneError(f"the sandbox failed: {text.splitlines()[0]}")
-
-    def _tool(self) -> Path:
-        tool = find_tool(self.language.name)
-        if tool is None:
-            raise FlextuneError(f"{self.language.tool} is missing: {self.language.install}")
-        return tool
-
-    def _wrap(self, command: list[str]) -> list[str]:
-        folders = list(self.language.folders)
-        real = self._tool().resolve()
-        if not real.is_relative_to("/usr"):
-            folders += [str(real.parent.parent), str(self._tool().parent)]
-        return self.layer.wrap(self.scratch, folders, command)
 
 
 def same_output(found: str, expected: str) -> bool:
@@ -169,3 +186,24 @@ def same_output(found: str, expected: str) -> bool:
 
 def _tail(output: bytes) -> str:
     return output.decode("utf-8", "replace").strip()[-DETAIL:]
+
+
+def _read_report(path: Path) -> bytes:
+    """What stands in the report; the program may have put anything in its place, so only a plain file is read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, 64) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+    finally:
+        os.close(descriptor)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove what a program left, however deep and with whatever permissions."""
+    try:
+        shutil.rmtree(scratch)
+    except (OSError, RecursionError):
+        subprocess.run(["chmod", "-R", "u+rwX", scratch], capture_output=True, check=False)
+        subprocess.run(["rm", "-rf", scratch], capture_output=True, check=False)

@@ -1,7 +1,8 @@
 """Each programming language in one entry: its toolchain, its commands, and how its tests report their end.
 
-The end of the tests is reported from the end of the tests' own code: a statement there writes a number that the program
-cannot know into a file that was empty before. A program that ends early, however cleanly, has not written it.
+The end of the tests is reported from the end of the tests' own code: a statement there writes a random number into a
+file that was empty before. A program that ends early, however cleanly, has not written it. What a program could still
+forge that studies this harness from inside is said in docs/execution.md.
 """
 
 import re
@@ -102,7 +103,7 @@ LANGUAGES: dict[str, Language] = {
                 *("-cp", JAVATUPLES, "-d", ".", "{source}"),
             ),
             run=lambda main, limits: [
-                *("java", "-ea", f"-Xmx{limits.memory_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+                *("{folder}/java", "-ea", f"-Xmx{limits.memory_mb}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
                 *("-cp", f".:{JAVATUPLES}", main),
             ],
             report=_before_braces(
@@ -112,7 +113,7 @@ LANGUAGES: dict[str, Language] = {
             ),
             no_memory=r"\bOutOfMemoryError\b",
             limits_address_space=False,
-            folders=("/etc/java-17-openjdk", "/etc/java-21-openjdk", "/etc/java-11-openjdk"),
+            folders=tuple(str(path) for path in Path("/etc").glob("java-*-openjdk")),
         ),
         Language(
             name="javascript",
@@ -151,7 +152,7 @@ LANGUAGES: dict[str, Language] = {
 def find_tool(name: str) -> Path | None:
     """The toolchain's executable, links resolved; None if it is missing."""
     found = shutil.which(LANGUAGES[name].tool)
-    return Path(found) if found else None
+    return Path(found).resolve() if found else None
 
 
 @cache

@@ -38,8 +38,12 @@ def run_limited(
     output_bytes: int,
     stdin: str = "",
     whole: bool = False,
+    pass_fds: Sequence[int] = (),
 ) -> Outcome:
-    """Run a command in `folder` until it ends, takes too long or prints too much."""
+    """Run a command in `folder` until it ends, takes too long or prints too much.
+
+    `whole` keeps all of the standard output; `pass_fds` are open files that the command gets too.
+    """
     started = time.monotonic()
     with tempfile.TemporaryFile() as given:
         given.write(stdin.encode("utf-8", "surrogatepass"))
@@ -51,6 +55,7 @@ def run_limited(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=pass_fds,
             env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": str(folder)},
         )
     out, err = bytearray(), bytearray()

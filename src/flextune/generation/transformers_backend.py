@@ -172,10 +172,23 @@ def _end_tokens(model: Any) -> set[int]:
 def _with_adapter(model: Any, adapter: "Path", merged: bool) -> Any:
     from peft import PeftModel
 
-    dtype = model.dtype
     try:
-        tuned = PeftModel.from_pretrained(model.float() if merged else model, str(find_adapter(adapter)))
+        tuned = PeftModel.from_pretrained(model, str(find_adapter(adapter)))
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise FlextuneError(f"the adapter {adapter} does not fit the model: {first}") from None
-    return tuned.merge_and_unload().to(dtype) if merged else tuned
+    return _merge(tuned) if merged else tuned
+
+
+def _merge(tuned: Any) -> Any:
+    """Add the adapter into the weights, layer by layer: in float32, cast once. Nothing else of the model is cast."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in tuned.modules():
+        if isinstance(layer, BaseTunerLayer):
+            base = layer.get_base_layer()
+            dtype = base.weight.dtype
+            base.float()
+            layer.merge()
+            base.to(dtype)
+    return tuned.unload()

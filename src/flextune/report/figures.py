@@ -7,8 +7,8 @@ from flextune.report.results import Result, Results
 COLOURS = {"base": "#8c8c8c", "unmerged": "#0072b2", "merged": "#e69f00"}
 
 
-def draw(results: Results, folder: Path) -> list[str]:
-    """Write the figures that the run has data for; returns their file names."""
+def draw(results: Results, folder: Path) -> None:
+    """Write the figures that the run has data for."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -21,14 +21,10 @@ def draw(results: Results, folder: Path) -> list[str]:
         "svg.fonttype": "none",
     }
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
     if results.results:
         _pass_bars(results.results, folder / "pass-at-1.svg")
-        drawn.append("pass-at-1.svg")
     if results.metrics:
         _training(results, folder / "training.svg")
-        drawn.append("training.svg")
-    return drawn
 
 
 def _pass_bars(results: list[Result], path: Path) -> None:

@@ -1,5 +1,6 @@
 """The verb `report`: a run directory becomes `report/index.html`, a page that opens from disk."""
 
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,11 @@ def write_report(run: str | Path, output: str | Path | None = None) -> Path:
     """
     results = read_results(run)
     folder = Path(output) if output else RunDirectory(run).report
-    figures = draw(results, folder / "figures")
+    draw(results, folder / "figures")
     environment = Environment(loader=PackageLoader("flextune.report", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"percent": percent, "points": points, "words": lambda verdict: WORDS[verdict]}
     page = environment.get_template("page.html.j2").render(
         results=results,
-        figures=figures,
         form=form,
         judgement=judgement,
         benchmarks=[_benchmark(name, list(group)) for name, group in groupby(results.results, lambda r: r.benchmark)],
@@ -61,6 +61,17 @@ def _benchmark(name: str, results: list[Result]) -> dict[str, Any]:
             row["prompt"] = program["prompt"]
             row["cells"].setdefault(column, []).append(program)
     for row in rows.values():
-        solved = [all(program["passed"] for program in row["cells"].get(column, [])) for column in columns]
-        row["change"] = "" if len(set(solved)) == 1 else ("won" if solved[-1] else "lost")
+        row["change"] = " ".join(dict.fromkeys(_changes(row["cells"], results, columns)))
     return {"name": name, "columns": columns, "rows": list(rows.values())}
+
+
+def _changes(cells: dict[str, list[Any]], results: list[Result], columns: list[str]) -> Iterator[str]:
+    """`won` or `lost` for each tuned variant that does otherwise than the base model with the same decoding."""
+    solved = {column: all(program["passed"] for program in written) for column, written in cells.items()}
+    base = {
+        result.decoding: column for column, result in zip(columns, results, strict=True) if result.variant == "base"
+    }
+    for column, result in zip(columns, results, strict=True):
+        reference = base.get(result.decoding)
+        if reference in solved and column in solved and solved[column] != solved[reference]:
+            yield "won" if solved[column] else "lost"

@@ -9,7 +9,7 @@ import yaml
 
 from flextune.errors import UsageError
 from flextune.files import Row, read_json, read_jsonl
-from flextune.rundir import Measurement, RunDirectory
+from flextune.rundir import Measurement, RunDirectory, folder_name
 
 Program = dict[str, Any]
 
@@ -75,7 +75,7 @@ def _results(run: RunDirectory) -> Iterator[Result]:
 
 def _benchmark_order(run: RunDirectory) -> list[str]:
     recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    return [Path(name).stem if name.endswith(".jsonl") else name for name in recipe["evaluation"]["benchmarks"]]
+    return [folder_name(name) for name in recipe["evaluation"]["benchmarks"]]
 
 
 def programs(result: Result) -> Iterator[Program]:
@@ -88,7 +88,7 @@ def programs(result: Result) -> Iterator[Program]:
 
 
 def form(results: Results, comparison: dict[str, Any]) -> str:
-    """How many completions on either side of a comparison were no code, so that form is not taken for skill."""
+    """A clause on how many completions were no code on either side, so that form is not taken for skill."""
     counts = {
         result.variant: f"{result.scores['not_code']} of {result.scores['samples']}"
         for result in results.results
@@ -97,7 +97,7 @@ def form(results: Results, comparison: dict[str, Any]) -> str:
     }
     if not {"base", comparison["variant"]} <= counts.keys():
         return ""
-    return f"no code: {counts['base']} before, {counts[comparison['variant']]} after"
+    return f"; no code: {counts['base']} before, {counts[comparison['variant']]} after"
 
 
 def percent(share: float) -> str:

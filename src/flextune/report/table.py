@@ -40,5 +40,5 @@ def _sentences(results: Results) -> Iterator[str]:
         yield (
             f"{row['benchmark']}, {row['variant']} against base{decoding}: {points(difference['value'])} points "
             f"({points(difference['low'])} to {points(difference['high'])}), p = {row['p_value']:.2g}, "
-            f"{len(row['won'])} won, {len(row['lost'])} lost: {judgement(row)} ({form(results, row)})"
+            f"{len(row['won'])} won, {len(row['lost'])} lost: {judgement(row)}{form(results, row)}"
         )

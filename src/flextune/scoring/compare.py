@@ -62,4 +62,8 @@ def _difference(
                 (differences,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)
             ).pvalue
         )
-    return bootstrap_mean(differences.tolist()), p_value, "bootstrap over problems, sign-flip permutation test"
+    return (
+        bootstrap_mean(differences.tolist(), lowest=-1.0),
+        p_value,
+        "bootstrap over problems, sign-flip permutation test",
+    )

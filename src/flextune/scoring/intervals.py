@@ -28,14 +28,24 @@ def wilson(successes: int, n: int) -> Interval:
     return Interval(successes / n, float(found.low), float(found.high))
 
 
-def bootstrap_mean(per_problem: Sequence[float], seed: int = 0) -> Interval:
-    """Percentile bootstrap over problems for a mean of per-problem values, for several samples a problem."""
+def bootstrap_mean(per_problem: Sequence[float], lowest: float = 0.0, highest: float = 1.0) -> Interval:
+    """Percentile bootstrap over problems for a mean of per-problem values, for several samples a problem.
+
+    Where the values do not vary, resampling them shows nothing: then the interval reaches as far as Wilson's does for
+    as many problems of which none was solved.
+
+    Args:
+        per_problem: One value for each problem.
+        lowest: The least a value can be.
+        highest: The most a value can be.
+    """
     values = np.asarray(per_problem, dtype=float)
     mean = float(values.mean())
-    if len(values) < 2 or np.ptp(values) == 0:
-        return Interval(mean, mean, mean)
+    if np.ptp(values) == 0:
+        reach = wilson(0, len(values)).high
+        return Interval(mean, max(mean - reach, lowest), min(mean + reach, highest))
     found = stats.bootstrap(
-        (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(seed)
+        (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high))
 

@@ -16,6 +16,15 @@ REVISION = "21e74ddf8de1a21436da12e3e653065c5213e9d1"
 KEYS = ("problem_id", "question", "solutions", "input_output", "difficulty", "starter_code")
 
 
+def docstring(row: dict[str, Any]) -> str:
+    """The question, and the starter code if there is any, in a docstring at the top of a file: Python to go on with."""
+    starter = row["starter_code"].strip()
+    text = row["question"].strip() + (f"\n\n{starter}" if starter else "")
+    escaped = text.replace('"""', "'''")
+    imports = "from typing import *\n\n" if starter else ""
+    return f'r"""\n{escaped}\n"""\n{imports}'
+
+
 def question(row: dict[str, Any]) -> str:
     """The prompt of the APPS paper (appendix): question, starter code, the kind of input, and a heading."""
     starter = f"\n{row['starter_code'].rstrip()}" if row["starter_code"].strip() else ""
@@ -23,12 +32,7 @@ def question(row: dict[str, Any]) -> str:
     return f"\nQUESTION:\n{row['question'].strip()}{starter}\n{kind}\n\nANSWER:\n"
 
 
-def docstring(row: dict[str, Any]) -> str:
-    """The question in a docstring at the top of a file."""
-    return f'"""\n{row["question"].strip()}\n"""\n'
-
-
-TEMPLATES: dict[str, Callable[[dict[str, Any]], str]] = {"question": question, "docstring": docstring}
+TEMPLATES: dict[str, Callable[[dict[str, Any]], str]] = {"docstring": docstring, "question": question}
 
 
 def load(difficulty: str | None, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
@@ -38,7 +42,7 @@ def load(difficulty: str | None, data: Path | None) -> tuple[list[Problem], dict
         Problem(
             task_id=f"APPS/{row['problem_id']}",
             language="python",
-            prompt=question(row),
+            prompt=docstring(row),
             tests=tests_of(row),
             stop=STOP,
             upstream=f"apps-test/{row['problem_id']}",
@@ -51,15 +55,15 @@ def load(difficulty: str | None, data: Path | None) -> tuple[list[Problem], dict
 
 
 def examples(
-    data: Path | None, template: str, difficulty: str | None = None, solutions: int = 1
+    data: Path | None, template: str, difficulty: str | None = None
 ) -> tuple[list[Example], dict[str, object]]:
-    """The training problems, each with its first `solutions` solutions."""
+    """The training problems that have a solution, each with its first."""
     rows = _rows(data, "train", difficulty)
     prompt = TEMPLATES[template]
     return [
-        Example(f"APPS/{row['problem_id']}/{n}", prompt(row), code, upstream=f"apps-train/{row['problem_id']}")
+        Example(f"APPS/{row['problem_id']}", prompt(row), code, upstream=f"apps-train/{row['problem_id']}")
         for row in rows.rows
-        for n, code in enumerate(_solutions(row)[:solutions])
+        for code in _solutions(row)[:1]
     ], rows.provenance
 
 
@@ -67,7 +71,7 @@ def tests_of(row: dict[str, Any]) -> str | StandardInput:
     """Standard input and output pairs, or assertions over the named function."""
     cases = json.loads(row["input_output"])
     if not cases.get("fn_name"):
-        return StandardInput(inputs=[_text(x) for x in cases["inputs"]], outputs=[_text(x) for x in cases["outputs"]])
+        return StandardInput(tuple(map(_text, cases["inputs"])), tuple(map(_text, cases["outputs"])))
     name = cases["fn_name"]
     function = f"Solution().{name}" if "class Solution" in row["starter_code"] else name
     # upstream wraps some expected values in a list of one

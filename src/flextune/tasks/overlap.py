@@ -39,7 +39,7 @@ def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> l
     """All pairs that overlap, each with its strongest evidence, in the order of the examples."""
     found: list[Overlap] = []
     by_upstream = {problem.upstream: problem for problem in problems if problem.upstream}
-    by_prompt = {normal_text(problem.prompt): problem for problem in problems}
+    by_prompt = {text: problem for problem in problems if (text := normal_text(problem.prompt))}
     by_solution = {normal_code(problem.prompt + problem.solution): problem for problem in problems if problem.solution}
     by_run: dict[tuple[str, ...], list[Problem]] = {}
     for problem in problems:
@@ -71,7 +71,7 @@ def normal_text(prompt: str) -> str:
     documentation = re.findall(r'("""|\'\'\')(.*?)(\1|\Z)', prompt, flags=re.DOTALL)
     text = "\n".join(part[1] for part in documentation) if documentation else prompt
     text = re.split(r"\n\s*(?:>>>|assert\b|Examples?:|For example)", text)[0]
-    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+    return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def normal_code(source: str) -> str:

@@ -6,10 +6,21 @@ from flextune.errors import FlextuneError
 from flextune.tasks.problem import Example, Problem
 from flextune.tasks.source import read_file
 
+KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("language", (str,), "a text"),
+    ("prompt", (str,), "a text"),
+    ("tests", (str, dict), "a text, or an object with inputs and outputs"),
+    ("stop", (list,), "a list of texts"),
+)
+
 
 def load(path: Path) -> tuple[list[Problem], dict[str, object]]:
     """A benchmark file with the keys `task_id`, `language`, `prompt`, `tests`, and `stop` if there are stop strings."""
     rows = read_file(path, ("task_id", "language", "prompt", "tests"))
+    for number, row in enumerate(rows.rows, start=1):
+        for key, kinds, expected in KINDS:
+            if key in row and not isinstance(row[key], kinds):
+                raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected {expected}")
     return [Problem.from_snapshot(row) for row in rows.rows], rows.provenance
 
 

@@ -9,16 +9,16 @@ from typing import Any
 class StandardInput:
     """Tests of a program that reads standard input: it is run once for each pair of input and expected output."""
 
-    inputs: list[str]
-    outputs: list[str]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Problem:
     r"""One problem of a benchmark, in one programming language.
 
-    The program that is judged is `prompt + completion + "\n" + tests`; with `StandardInput` tests it is the
-    completion alone, since the prompt is prose.
+    The program that is judged is `prompt + completion + "\n" + tests`, without the tests where they are
+    `StandardInput`. So the prompt is code of the language, with prose in comments or docstrings.
     """
 
     task_id: str
@@ -37,7 +37,7 @@ class Problem:
         """The row of `problems.jsonl`: what was asked, without the answer."""
         tests: Any = self.tests
         if isinstance(tests, StandardInput):
-            tests = {"inputs": tests.inputs, "outputs": tests.outputs}
+            tests = {"inputs": list(tests.inputs), "outputs": list(tests.outputs)}
         return {
             "task_id": self.task_id,
             "language": self.language,
@@ -51,7 +51,7 @@ class Problem:
         """The inverse of `snapshot`."""
         tests = row["tests"]
         if isinstance(tests, dict):
-            tests = StandardInput(inputs=tests["inputs"], outputs=tests["outputs"])
+            tests = StandardInput(inputs=tuple(tests["inputs"]), outputs=tuple(tests["outputs"]))
         return cls(
             task_id=str(row["task_id"]),
             language=row["language"],

@@ -20,11 +20,6 @@ class Tokenized:
     rows: list[dict[str, list[int]]]
     too_long: int
 
-    @property
-    def tokens(self) -> int:
-        """All tokens, prompts included."""
-        return sum(len(row["input_ids"]) for row in self.rows)
-
 
 def tokenize(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Tokenized:
     """Tokens and labels of each example; the end-of-text token is learned; too long ones are left out, never cut.

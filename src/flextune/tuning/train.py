@@ -84,6 +84,8 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # several GPUs work as several processes; nn.DataParallel would multiply the batch
     checkpoint = last_checkpoint(run.checkpoints)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     if checkpoint:

@@ -22,7 +22,7 @@ def choose(name: str = "auto", allow_unsandboxed: bool = False) -> Layer:
     if name == "none" and not allow_unsandboxed:
         raise UsageError(
             "execution.sandbox = none opens this machine to programs that a model wrote; "
-            "agree with --allow-unsandboxed (execution.allow_unsandboxed=true)"
+            "agree with execution.allow_unsandboxed=true in a recipe, --allow-unsandboxed elsewhere"
         )
     if name in ("auto", "bubblewrap"):
         problem = bubblewrap.problem()
@@ -30,7 +30,7 @@ def choose(name: str = "auto", allow_unsandboxed: bool = False) -> Layer:
             return bubblewrap.LAYER
         if name == "bubblewrap" or not allow_unsandboxed:
             raise FlextuneError(
-                f"there is no sandbox for programs that a model wrote: {problem}; install bubblewrap "
-                "(`apt-get install bubblewrap`), or agree with --allow-unsandboxed (execution.allow_unsandboxed=true)"
+                f"there is no sandbox for programs that a model wrote: {problem}; mend that, or agree to run them "
+                "without one: execution.allow_unsandboxed=true in a recipe, --allow-unsandboxed elsewhere"
             )
     return none.LAYER

@@ -18,13 +18,15 @@ SCRATCH = "/scratch"
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc/alternatives", "/etc/ld.so.cache")
 
 
-def _wrap(scratch: Path, readable: Sequence[str], command: Sequence[str]) -> list[str]:
+def _wrap(scratch: Path, readable: Sequence[str], command: Sequence[str], report: int) -> list[str]:
     binds = [word for path in (*SYSTEM, *readable) for word in ("--ro-bind-try", path, path)]
     return [
         *_as_nobody(),
         *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
+        *("--json-status-fd", str(report)),
         *binds,
-        *("--proc", "/proc", "--dev", "/dev", "--size", str(64 << 20), "--tmpfs", "/tmp"),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *(word for path in ("/tmp", "/dev/shm") for word in ("--size", str(64 << 20), "--tmpfs", path)),
         *("--bind", str(scratch), SCRATCH, "--chdir", SCRATCH),
         *("--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", SCRATCH),
         *("--setenv", "LANG", "C.UTF-8", "--hostname", "sandbox", "--"),
@@ -37,7 +39,8 @@ def _as_nobody() -> list[str]:
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"] if os.geteuid() == 0 else []
 
 
-LAYER = Layer(name="bubblewrap", scratch=SCRATCH, wrap=_wrap)
+# bubblewrap writes the exit code only if its set-up succeeded and the command was there
+LAYER = Layer(name="bubblewrap", scratch=SCRATCH, wrap=_wrap, started=lambda report: b'"exit-code"' in report)
 
 PROBE = """
 import os, socket, sys
@@ -66,7 +69,7 @@ def problem() -> str | None:
         return f"bubblewrap is for Linux, not {sys.platform}"
     for tool in ("bwrap", *_as_nobody()[:1]):
         if shutil.which(tool) is None:
-            return f"{tool} is not installed"
+            return f"{tool} is not installed (apt-get install bubblewrap)"
     with socket.create_server(("127.0.0.1", 0)) as server, tempfile.TemporaryDirectory() as folder:
         secret = Path(folder) / "secret"
         secret.write_text("secret")
@@ -78,7 +81,7 @@ def problem() -> str | None:
         command = [python, "-I", "-c", PROBE, str(server.getsockname()[1]), str(secret)]
         readable = [] if python.startswith("/usr/") else [sys.base_prefix]
         done = subprocess.run(
-            _wrap(scratch, readable, command), capture_output=True, text=True, timeout=30, check=False
+            _wrap(scratch, readable, command, 2), capture_output=True, text=True, timeout=30, check=False
         )
         if done.returncode != 0 or not (scratch / "written").exists():
             said = (done.stderr or done.stdout).strip().splitlines()

@@ -11,6 +11,9 @@ class Layer:
 
     name: str
     scratch: str | None
-    """Where the program sees its scratch folder; None where that is the folder itself."""
-    wrap: Callable[[Path, Sequence[str], Sequence[str]], list[str]]
-    """Scratch folder, folders to read, and a command, to the command that runs it inside."""
+    """Where the program sees its scratch folder; None where that is the folder itself, on the open machine."""
+    wrap: Callable[[Path, Sequence[str], Sequence[str], int], list[str]]
+    """Scratch folder, folders to read, a command, and a file descriptor for the layer's own report, to the command that
+    runs it inside."""
+    started: Callable[[bytes], bool]
+    """Whether the layer's own report says that the command ran. The program cannot write that report."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from flextune.execution.sandbox.layer import Layer
 
 
-def _wrap(scratch: Path, readable: Sequence[str], command: Sequence[str]) -> list[str]:
+def _wrap(scratch: Path, readable: Sequence[str], command: Sequence[str], report: int) -> list[str]:
     return list(command)
 
 
-LAYER = Layer(name="none", scratch=None, wrap=_wrap)
+LAYER = Layer(name="none", scratch=None, wrap=_wrap, started=lambda report: True)
