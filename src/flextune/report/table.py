@@ -15,17 +15,18 @@ def summary(results: Results) -> Group:
 
 
 def _table(results: Results) -> Table:
+    several = len({result.decoding for result in results.results}) > 1
     table = Table()
-    for column in ("benchmark", "variant", "decoding"):
-        table.add_column(column)
+    for column in ("benchmark", "variant", *(["decoding"] if several else [])):
+        table.add_column(column, no_wrap=True)
     for column in ("solved", "pass@1 (95 % interval)", "no code"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for result in results.results:
         score = result.scores["pass@1"]
         table.add_row(
             result.benchmark,
             result.variant,
-            result.decoding,
+            *([result.decoding] if several else []),
             result.solved,
             f"{percent(score['value'])} ({100 * score['low']:.1f} to {100 * score['high']:.1f})",
             str(result.scores.get("not_code", "")),
