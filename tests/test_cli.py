@@ -127,6 +127,29 @@ def test_a_full_disk(call, recipe, tmp_path, monkeypatch):
     assert code == 0, err
 
 
+def test_no_room_for_the_weights(call, recipe, tmp_path, monkeypatch):
+    import peft.peft_model
+    from safetensors import SafetensorError
+
+    saved = []
+    save = peft.peft_model.safe_save_file
+
+    def full(tensors, path, **options):
+        saved.append(path)
+        if len(saved) > 1:
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save(tensors, path, **options)
+
+    arguments = ["run", recipe, "training.checkpoint_steps=1", "training.epochs=2", "--output", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(peft.peft_model, "safe_save_file", full)
+        code, _, err = call(*arguments)
+    assert (code, "for the weights of step 2; checkpoint-1 is kept: make room" in err) == (1, True), err
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["checkpoint-1"]
+    code, _, err = call(*arguments)
+    assert (code, "Going on with training after step 1 of 2" in err) == (0, True), err
+
+
 def test_completions_made_otherwise_are_not_taken(call, tiny_model, tmp_path):
     command = ["generate", "--model", tiny_model, "--benchmark", "basics-python", "--output", tmp_path, "--limit", 1]
     assert call(*command, "--max-new-tokens", 2)[0] == 0

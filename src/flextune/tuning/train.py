@@ -8,12 +8,14 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
 
 from flextune.errors import FlextuneError
@@ -103,11 +105,12 @@ def train(
         trainer.callback_handler.callbacks = [
             callback for callback in trainer.callback_handler.callbacks if type(callback).__name__ != "PrinterCallback"
         ]
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    partial = run.adapter.with_name(f".{run.adapter.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    partial.replace(run.adapter)
+        with _room_on_disk(run.checkpoints, trainer):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            partial = run.adapter.with_name(f".{run.adapter.name}.partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            model.save_pretrained(partial)
+            partial.replace(run.adapter)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
@@ -142,6 +145,23 @@ def last_checkpoint(folder: Path) -> Path | None:
         else:
             shutil.rmtree(path)
     return whole[-1] if whole else None
+
+
+@contextmanager
+def _room_on_disk(checkpoints: Path, trainer: SpectralTrainer) -> Iterator[None]:
+    """Say what to do when weights cannot be written; torch and safetensors each have an error of their own for that."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        text = str(error)
+        if not any(sign in text for sign in ("No space left", "Disk quota", "PytorchStreamWriter", "unexpected pos")):
+            raise
+        last = last_checkpoint(checkpoints)  # also removes the half-written one
+        kept = f"{last.name} is kept" if last else "there is no checkpoint yet"
+        raise FlextuneError(
+            f"there is no room on the disk of {checkpoints.parent} for the weights of step "
+            f"{trainer.state.global_step}; {kept}: make room, and the same command goes on"
+        ) from error
 
 
 class Metrics(TrainerCallback):
