@@ -18,7 +18,7 @@ dtype: float32
 training: {{dataset: basics, limit: 24, epochs: 2, batch_size: 4, learning_rate: 1e-2, checkpoint_steps: 3}}
 adapter: {{targets: mlp, rank: 2, dropout: 0.1}}
 evaluation: {{benchmarks: [basics-python, basics-java], limit: 4, variants: [base, unmerged, merged]}}
-generation: {{max_new_tokens: 12, batch_size: 2}}
+generation: {{max_new_tokens: 12, batch_size: 1}}
 """
 
 
@@ -140,7 +140,7 @@ def test_the_stages_one_by_one_find_the_same(undisturbed, tiny_model, tmp_path):
     folder = tmp_path / "java"
     code, _, err = finished(
         *("generate", "--model", tiny_model, "--adapter", whole / "adapter", "--benchmark", "basics-java"),
-        *("--output", folder, "--limit", 4, "--max-new-tokens", 12, "--batch-size", 2, "--dtype", "float32"),
+        *("--output", folder, "--limit", 4, "--max-new-tokens", 12, "--batch-size", 1, "--dtype", "float32"),
     )
     assert code == 0, err
     code, out, err = finished("execute", folder / "completions.jsonl", "--benchmark", "basics-java")

@@ -1,4 +1,8 @@
-"""The transformers backend: batches of prompts through `generate`, on the CPU or a GPU, always there."""
+"""The transformers backend: batches of prompts on the CPU or a GPU, always there.
+
+It decodes token by token itself, so that finished rows leave the batch, each row has stop strings and random numbers of
+its own, and greedy output is that of `model.generate` (which the tests check).
+"""
 
 import hashlib
 from collections.abc import Sequence

@@ -37,6 +37,14 @@ class Rule:
         values = zip(self.parameters.values(), arguments, strict=True)
         return f"{self.name}({', '.join(language.literal(kind, value) for kind, value in values)})"
 
+    def comment(self, language: "Syntax") -> list[str]:
+        """The rule and the cases that are shown, as lines of a comment."""
+        shown = (
+            (f">>> {self.call(language, given)}", language.literal(self.returns, expected))
+            for given, expected in self.cases[:SHOWN]
+        )
+        return [*textwrap.wrap(self.about, 100), *(line for pair in shown for line in pair)]
+
 
 @dataclass(frozen=True)
 class Syntax:
@@ -174,12 +182,7 @@ def _java_literal(kind: str, value: Any) -> str:
 def _java_prompt(rule: Rule) -> str:
     syntax = SYNTAX["java"]
     arguments = ", ".join(f"{JAVA_TYPES[kind]} {name}" for name, kind in rule.parameters.items())
-    lines = textwrap.wrap(rule.about, 100) + [
-        line
-        for given, expected in rule.cases[:SHOWN]
-        for line in (f">>> {rule.call(syntax, given)}", syntax.literal(rule.returns, expected))
-    ]
-    comments = "".join(f"    // {line}\n" for line in lines)
+    comments = "".join(f"    // {line}\n" for line in rule.comment(syntax))
     head = f"    public static {JAVA_TYPES[rule.returns]} {rule.name}({arguments}) {{\n"
     return f"{JAVA_IMPORTS}class Problem {{\n{comments}{head}"
 
@@ -210,12 +213,10 @@ def _javascript_literal(kind: str, value: Any) -> str:
 
 def _javascript_prompt(rule: Rule) -> str:
     syntax = SYNTAX["javascript"]
-    lines = textwrap.wrap(rule.about, 100) + [
-        line
-        for given, expected in rule.cases[:SHOWN]
-        for line in (f">>> {rule.call(syntax, given)}", syntax.literal(rule.returns, expected))
-    ]
-    return "".join(f"//{line}\n" for line in lines) + f"function {rule.name}({', '.join(rule.parameters)}){{\n"
+    return (
+        "".join(f"//{line}\n" for line in rule.comment(syntax))
+        + f"function {rule.name}({', '.join(rule.parameters)}){{\n"
+    )
 
 
 def _javascript_tests(rule: Rule) -> str:
@@ -257,12 +258,7 @@ def _cpp_literal(kind: str, value: Any) -> str:
 def _cpp_prompt(rule: Rule) -> str:
     syntax = SYNTAX["cpp"]
     arguments = ", ".join(f"{CPP_TYPES[kind]} {name}" for name, kind in rule.parameters.items())
-    lines = textwrap.wrap(rule.about, 100) + [
-        line
-        for given, expected in rule.cases[:SHOWN]
-        for line in (f">>> {rule.call(syntax, given)}", syntax.literal(rule.returns, expected))
-    ]
-    comments = "".join(f"// {line}\n" for line in lines)
+    comments = "".join(f"// {line}\n" for line in rule.comment(syntax))
     head = f"{CPP_TYPES[rule.returns]} {rule.name}({arguments}) {{\n"
     return f"#include<assert.h>\n#include<bits/stdc++.h>\n{comments}{head}"
 
