@@ -221,6 +221,16 @@ def test_published_solutions_pass(data, name):
     assert [found.verdict for found in execute(programs)] == ["passed"] * len(programs)
 
 
+@pytest.mark.parametrize("short", ["py", "java", "js", "cpp"])
+def test_translated_problems_are_judged(data, short):
+    (problem,) = (p for p in load_benchmark(f"humaneval-{short}", data).problems if p.task_id == "HumanEval_53_add")
+    for operator, expected in (("+", "passed"), ("-", "wrong_answer")):
+        end = {"py": "", "js": ";\n}"}.get(short, ";")
+        completion = f"    return x {operator} y{end}\n"
+        program = Program(problem.task_id, 0, problem.language, problem.prompt, completion, problem.tests)
+        assert execute([program])[0].verdict == expected
+
+
 def test_apps_functions_are_judged(data, tmp_path):
     """The training rows with functions, asked as a benchmark would ask them."""
     (tmp_path / "apps").mkdir()
