@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from flextune.errors import FlextuneError
+from flextune.files import read_jsonl
 from flextune.generation.generate import generate
 from flextune.generation.settings import Decoding, Generation
-from flextune.generation.transformers_backend import TransformersBackend, sample_seed
+from flextune.generation.transformers_backend import Text, TransformersBackend, sample_seed
 from flextune.models import find_model
-from flextune.tasks import load_benchmark
+from flextune.tasks import Problem, load_benchmark
 
 SAMPLING = Decoding(kind="sampling", temperature=0.8, top_p=0.95, samples=3)
 
@@ -105,6 +106,19 @@ def test_an_interrupted_stage_repeats_no_batch(backend, tmp_path):
     generate(lambda: backend, problems, tmp_path / "parts.jsonl", **settings)
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not (tmp_path / "parts.partial.jsonl").exists()
+
+
+def test_completions_end_before_the_stop_string(tmp_path):
+    class Wordy:
+        def prompt_tokens(self, prompt):
+            return 1
+
+        def generate(self, prompts, stops, seeds, decoding, limit):
+            return [Text("    return 1\ndef main():", "stop", 9) for _ in prompts]
+
+    problems = [Problem("t/0", "python", "def f():\n", "", ("\ndef",))]
+    generate(Wordy, problems, tmp_path / "c.jsonl", decoding=Decoding(), generation=Generation())
+    assert [row["completion"] for row in read_jsonl(tmp_path / "c.jsonl")] == ["    return 1"]
 
 
 def test_an_adapter_that_is_none_and_one_for_another_model(tiny_model, tmp_path):
