@@ -59,6 +59,7 @@ def test_a_journal_goes_on_after_a_torn_line(tmp_path):
     assert journal.rows == [{"n": 1}, {"n": 2}]
     assert not journal.complete
     journal.append([{"n": 3}])
+    assert Journal(path).rows == [{"n": 1}, {"n": 2}, {"n": 3}]
     journal.finish(journal.rows)
     assert [row["n"] for row in read_jsonl(path)] == [1, 2, 3]
     assert list(tmp_path.iterdir()) == [path]

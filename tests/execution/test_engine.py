@@ -10,7 +10,7 @@ from flextune.execution.engine import read_programs
 from flextune.files import read_json, read_jsonl
 from flextune.tasks import Problem, load_benchmark
 
-PROBLEMS = [Problem(f"t/{n}", "python", "def f(x):\n", "assert f(1) == 2\n") for n in range(4)]
+PROBLEMS = [Problem(f"t/{n}", "python", "def f(x):\n", "assert f(1) == 2\n") for n in range(12)]
 RIGHT, WRONG = "    return x + 1\n", "    return x\n"
 
 
@@ -74,8 +74,8 @@ def test_no_file_and_no_rows(tmp_path):
         read_programs(write(tmp_path / "empty.jsonl", []), PROBLEMS)
 
 
-def test_an_interrupted_stage_judges_only_the_rest(tmp_path, monkeypatch):
-    rows = [{"task_id": f"t/{n}", "completion": f"{RIGHT}# {n}"} for n in range(4)]
+def test_an_interrupted_stage_stops_at_once_and_judges_only_the_rest(tmp_path, monkeypatch):
+    rows = [{"task_id": problem.task_id, "completion": f"{RIGHT}# {problem.task_id}"} for problem in PROBLEMS]
     path = write(tmp_path / "completions.jsonl", rows)
     judged = []
     judge = engine_module.judge
@@ -91,11 +91,12 @@ def test_an_interrupted_stage_judges_only_the_rest(tmp_path, monkeypatch):
         judge_completions(path, PROBLEMS, tmp_path, Execution(workers=1))
     assert not (tmp_path / "verdicts.jsonl").exists()
     tried = len(judged)
+    assert tried < 8
     kept = [row["task_id"] for row in read_jsonl(tmp_path / "verdicts.partial.jsonl")]
     assert len(kept) == 2
     judge_completions(path, PROBLEMS, tmp_path, Execution(workers=1))
-    assert sorted(judged[tried:]) == sorted({"t/0", "t/1", "t/2", "t/3"} - set(kept))
-    assert sum(row["passed"] for row in read_jsonl(tmp_path / "verdicts.jsonl")) == 4
+    assert sorted(judged[tried:]) == sorted({problem.task_id for problem in PROBLEMS} - set(kept))
+    assert sum(row["passed"] for row in read_jsonl(tmp_path / "verdicts.jsonl")) == len(PROBLEMS)
 
 
 def test_identical_programs_run_once(tmp_path, monkeypatch):
