@@ -54,7 +54,7 @@ def test_a_name_and_no_sample_numbers_are_enough(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"task_id": "t/9", "completion": "x"}, "row 2: 't/9' is not a problem of the benchmark"),
+        ({"task_id": "t/99", "completion": "x"}, "row 2: 't/99' is not a problem of the benchmark"),
         ({"task_id": "t/0", "sample": 0, "completion": "x"}, "row 2: sample 0 of t/0 stands in row 1"),
         ({"task_id": "t/1", "completion": None}, "row 2: completion = None; expected a text"),
         ({"task_id": "t/1"}, "line 2: the key 'completion' is missing"),
