@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 used wrongly.
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
 import cyclopts
 from cyclopts import Parameter
@@ -20,12 +20,12 @@ app = cyclopts.App(
     name="flextune",
     help="Fine-tune a code model on one programming language, and know what that did to the others.",
     version=version,
+    default_parameter=Parameter(negative=()),
     help_epilogue="Start with `flextune quickstart`. Add --debug to any command to see a traceback.",
 )
 data_app = cyclopts.App(name="data", help="Look at benchmarks and training sets.")
 app.command(data_app)
 
-Flag = Annotated[bool, Parameter(negative="")]
 Sandbox = Literal["auto", "bubblewrap", "none"]
 out = Console(highlight=False)
 
@@ -88,7 +88,7 @@ def evaluate(
     data: str | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
-    allow_unsandboxed: Flag = False,
+    allow_unsandboxed: bool = False,
 ) -> None:
     """Measure a model on benchmarks: generate greedily, execute in the sandbox, score.
 
@@ -153,7 +153,7 @@ def generate(
     benchmark: str,
     output: str,
     adapter: str | None = None,
-    merged: Flag = False,
+    merged: bool = False,
     data: str | None = None,
     decoding: Literal["greedy", "sampling"] = "greedy",
     temperature: float | None = None,
@@ -228,7 +228,7 @@ def execute(
     workers: int | None = None,
     sandbox: Sandbox = "auto",
     timeout: float = 5.0,
-    allow_unsandboxed: Flag = False,
+    allow_unsandboxed: bool = False,
 ) -> None:
     """Judge completions by their tests in the sandbox: verdicts.jsonl and execution.json.
 
@@ -352,7 +352,7 @@ def data_list() -> None:
 
 
 @data_app.command(name="show")
-def data_show(name: str, *, data: str | None = None, number: int = 1, training: Flag = False) -> None:
+def data_show(name: str, *, data: str | None = None, number: int = 1, training: bool = False) -> None:
     """Show one problem as the model sees it, with its tests; or one training example with its completion.
 
     Parameters
