@@ -10,10 +10,10 @@ from typing import Any, Literal, NoReturn
 
 import cyclopts
 from cyclopts import Parameter
-from rich.console import Console
 
+from flextune.cli_data import app as data_app
 from flextune.errors import FlextuneError
-from flextune.progress import console, say
+from flextune.progress import console, out, say
 from flextune.rundir import Measurement, version
 
 app = cyclopts.App(
@@ -23,11 +23,9 @@ app = cyclopts.App(
     default_parameter=Parameter(negative=()),
     help_epilogue="Start with `flextune quickstart`. Add --debug to any command to see a traceback.",
 )
-data_app = cyclopts.App(name="data", help="Look at benchmarks and training sets.")
 app.command(data_app)
 
 Sandbox = Literal["auto", "bubblewrap", "none"]
-out = Console(highlight=False)
 
 
 @app.command
@@ -335,72 +333,6 @@ def doctor() -> None:
     from flextune import doctor as examination
 
     out.print(examination.table())
-
-
-@data_app.command(name="list")
-def data_list() -> None:
-    """List benchmarks, and training sets with their prompt templates."""
-    from flextune.tasks import BENCHMARKS, TRAINING_SETS
-
-    out.print("[bold]Benchmarks[/bold]")
-    for name, what in BENCHMARKS.items():
-        out.print(f"  {name:<20} {what}", soft_wrap=True)
-    out.print("\n[bold]Training sets[/bold]")
-    for name, (what, templates) in TRAINING_SETS.items():
-        out.print(f"  {name:<20} {what} (templates: {', '.join(templates)})", soft_wrap=True)
-    out.print("\nOr a .jsonl file: of task_id, language, prompt, tests, stop; of prompt and completion.")
-
-
-@data_app.command(name="show")
-def data_show(name: str, *, data: str | None = None, number: int = 1, training: bool = False) -> None:
-    """Show one problem as the model sees it, with its tests; or one training example with its completion.
-
-    Parameters
-    ----------
-    name
-        A benchmark or a training set.
-    data
-        A folder with local copies of data sets.
-    number
-        Which one, from 1.
-    training
-        Show the training set of this name.
-    """
-    from flextune.tasks import show
-
-    out.print(show(name, data, number, training), markup=False, soft_wrap=True)
-
-
-@data_app.command(name="overlap")
-def data_overlap(training_set: str, benchmark: str, *, data: str | None = None, template: str | None = None) -> None:
-    """List what a training set shares with a benchmark.
-
-    Parameters
-    ----------
-    training_set
-        A training set.
-    benchmark
-        A benchmark.
-    data
-        A folder with local copies of data sets.
-    template
-        The prompt template, if not the default.
-    """
-    from flextune.tasks import load_benchmark, load_training_set
-    from flextune.tasks.overlap import NGRAM, find_overlaps
-
-    examples = load_training_set(training_set, data, template).examples
-    problems = load_benchmark(benchmark, data).problems
-    overlaps = find_overlaps(examples, problems)
-    for overlap in overlaps:
-        kind = f"same {overlap.kind}" if overlap.certain else f"warning: {NGRAM} words in a row"
-        out.print(f"{overlap.example}  {overlap.problem}  {kind}", markup=False)
-    certain = len({overlap.example for overlap in overlaps if overlap.certain})
-    hints = len({overlap.example for overlap in overlaps if not overlap.certain})
-    out.print(
-        f"{certain} of {len(examples)} examples are among the {len(problems)} problems; "
-        f"{hints} share {NGRAM} words in a row with one"
-    )
 
 
 def _show(run: Path) -> None:

@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console(stderr=True, highlight=False)
-"""Where progress and messages go; results go to standard output."""
+"""Where progress and messages go: standard error."""
+
+out = Console(highlight=False)
+"""Where results go: standard output."""
 
 
 class Step(Protocol):
