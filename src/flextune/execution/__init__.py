@@ -6,8 +6,8 @@ Nothing here imports torch.
 """
 
 from flextune.execution.engine import execute, judge_completions
-from flextune.execution.judge import Program
 from flextune.execution.languages import LANGUAGES
+from flextune.execution.program import Program
 from flextune.execution.settings import Execution, Limits
 from flextune.execution.verdict import Verdict
 

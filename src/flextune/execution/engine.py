@@ -2,18 +2,23 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+import queue
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from flextune.errors import FlextuneError, UsageError
-from flextune.execution.judge import Program, judge
-from flextune.execution.languages import check_languages, missing_parts, tool_version
-from flextune.execution.sandbox import Layer, choose
+from flextune.errors import FlextuneError
+from flextune.execution.formats import MULTIPL_E_STATUS, read_programs
+from flextune.execution.judge import Finding, judge
+from flextune.execution.program import Program
+from flextune.execution.sandbox import Layer, Room, choose
+from flextune.execution.session import Session
 from flextune.execution.settings import Execution
+from flextune.execution.toolchain import check_languages, missing_parts, tool_version
 from flextune.execution.verdict import Verdict
-from flextune.files import Journal, claim, read_jsonl, sha256, to_line
+from flextune.files import Journal, claim, to_line
 from flextune.progress import progress
 from flextune.tasks import Problem
 
@@ -36,7 +41,7 @@ def prepare(programs: Sequence[Program], settings: Execution) -> Layer:
     missing = missing_parts(languages, [program.prompt for program in programs])
     if missing:
         raise FlextuneError(missing)
-    return choose(settings.sandbox, settings.allow_unsandboxed)
+    return choose(settings.sandbox, settings.allow_unsandboxed, settings.limits.disk_mb)
 
 
 def judge_completions(
@@ -55,11 +60,13 @@ def judge_completions(
     layer = prepare(programs, settings)
     languages = sorted({program.language for program in programs})
     about = {
-        "completions": sha256(completions),
-        "problems": hashlib.sha256("".join(to_line(problem.snapshot()) for problem in problems).encode()).hexdigest(),
+        "completions": _digest(to_line(asdict(replace(program, prompt="", tests=""))) for program in programs),
+        "problems": _digest(to_line(problem.snapshot()) for problem in problems),
         "sandbox": layer.name,
         "limits": asdict(settings.limits),
         "toolchains": {name: tool_version(name) for name in languages},
+        "java_release": settings.java_release,
+        "compatible": settings.compatible,
     }
     claim(output / "execution.json", about)
     journal = Journal(output / "verdicts.jsonl")
@@ -69,57 +76,109 @@ def judge_completions(
     todo = [program for program in programs if (program.task_id, program.sample) not in rows]
     with progress(label, len(programs), len(rows)) as step:
         for _, verdict in _judge_all(todo, layer, settings):
-            journal.append([verdict.row()])
-            rows[verdict.task_id, verdict.sample] = verdict.row()
+            row = _row(verdict, settings.compatible)
+            journal.append([row])
+            rows[verdict.task_id, verdict.sample] = row
             step()
     journal.finish(rows[program.task_id, program.sample] for program in programs)
 
 
-def read_programs(path: Path, problems: Sequence[Problem]) -> list[Program]:
-    """Completions with their problems; an unknown problem or a second row for one sample is an error with its line."""
-    if not path.exists():
-        raise UsageError(f"the completions file {path} does not exist")
-    by_id = {problem.task_id: problem for problem in problems}
-    programs: list[Program] = []
-    seen: dict[tuple[str, int], int] = {}
-    counts: dict[str, int] = {}
-    for number, row in enumerate(read_jsonl(path, ("completion",)), start=1):
-        task_id = str(row.get("task_id", row.get("name", "")))
-        if task_id not in by_id:
-            known = next(iter(by_id), "none")
-            raise FlextuneError(
-                f"{path}, row {number}: {task_id!r} is not a problem of the benchmark (such as {known!r})"
-            )
-        sample = int(row.get("sample", counts.get(task_id, 0)))
-        counts[task_id] = counts.get(task_id, 0) + 1
-        if (task_id, sample) in seen:
-            raise FlextuneError(
-                f"{path}, row {number}: sample {sample} of {task_id} stands in row {seen[task_id, sample]}"
-            )
-        if not isinstance(row["completion"], str):
-            raise FlextuneError(f"{path}, row {number}: completion = {row['completion']!r}; expected a text")
-        seen[task_id, sample] = number
-        problem = by_id[task_id]
-        programs.append(Program(task_id, sample, problem.language, problem.prompt, row["completion"], problem.tests))
-    if not programs:
-        raise FlextuneError(f"{path} holds no completion")
-    return programs
+def _digest(lines: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for line in lines:
+        found.update(line.encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
+def _row(verdict: Verdict, compatible: bool) -> dict[str, object]:
+    return {**verdict.row(), "status": MULTIPL_E_STATUS[verdict.verdict]} if compatible else verdict.row()
 
 
 def _judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Iterator[tuple[int, Verdict]]:
-    """Positions and verdicts as they are found; identical programs run once."""
+    """Positions and verdicts as they are found; identical programs run once, doubtful ones again, alone, at the end."""
     same: dict[Program, list[int]] = {}
     for position, program in enumerate(programs):
-        same.setdefault(replace(program, task_id="", sample=0), []).append(position)
-    with ThreadPoolExecutor(settings.workers or os.cpu_count() or 1) as pool:
-        jobs: dict[Future[Verdict], list[int]] = {
-            pool.submit(judge, programs[positions[0]], layer, settings.limits): positions for positions in same.values()
-        }
+        same.setdefault(_anonymous(program), []).append(position)
+    if not same:
+        return
+    todo = sorted((programs[positions[0]] for positions in same.values()), key=_cost, reverse=True)
+    workers = min(settings.workers or default_workers(settings), len(todo))
+    session = Session(layer, settings, workers, Counter(program.language for program in same))
+    try:
+        doubtful = []
+        for program, finding in _in_parallel(todo, session, workers):
+            if finding.doubtful:
+                doubtful.append(program)
+            else:
+                yield from _for_each(programs, same[_anonymous(program)], finding)
+        for program, finding in _in_parallel(doubtful, session, 1):
+            yield from _for_each(programs, same[_anonymous(program)], finding)
+    finally:
+        session.close()
+
+
+def _anonymous(program: Program) -> Program:
+    """What two programs that run the same have in common."""
+    return replace(program, task_id="", sample=0)
+
+
+def _for_each(programs: Sequence[Program], positions: list[int], finding: Finding) -> Iterator[tuple[int, Verdict]]:
+    for position in positions:
+        program = programs[position]
+        yield position, replace(finding.verdict, task_id=program.task_id, sample=program.sample)
+
+
+def _cost(program: Program) -> tuple[int, int]:
+    """What a program is likely to cost, for the longest to come first."""
+    tests = program.tests
+    runs = 1 if isinstance(tests, str) else len(tests.inputs)
+    return runs, len(program.prompt) + len(program.completion) + (len(tests) if isinstance(tests, str) else 0)
+
+
+def default_workers(settings: Execution) -> int:
+    """As many as there are processors, and memory for."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    return max(1, min(processors, memory // settings.limits.memory_mb))
+
+
+def _in_parallel(programs: Sequence[Program], session: Session, workers: int) -> Iterator[tuple[Program, Finding]]:
+    """Findings as they come. An error in a worker stops all of them, and is raised after what was found before it."""
+    todo = deque(programs)
+    found: queue.SimpleQueue[tuple[Program, Finding] | BaseException | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        room: Room | None = None
         try:
-            for job in as_completed(jobs):
-                verdict = job.result()
-                for position in jobs[job]:
-                    program = programs[position]
-                    yield position, replace(verdict, task_id=program.task_id, sample=program.sample)
+            room = session.layer.room(session.folder)
+            while todo:
+                try:
+                    program = todo.popleft()
+                except IndexError:
+                    break
+                found.put((program, judge(program, room, session)))
+        except BaseException as error:
+            todo.clear()
+            found.put(error)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            if room is not None:
+                room.close()
+            found.put(None)
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(programs)))]
+    for thread in threads:
+        thread.start()
+    failure: BaseException | None = None
+    try:
+        for _ in threads:
+            while (item := found.get()) is not None:
+                if isinstance(item, BaseException):
+                    failure = failure or item
+                else:
+                    yield item
+    finally:
+        todo.clear()
+        for thread in threads:
+            thread.join()
+    if failure is not None:
+        raise failure

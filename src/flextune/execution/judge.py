@@ -1,180 +1,277 @@
 """One program to one verdict: assemble, compile, run, and read the report of the tests' end."""
 
+import contextlib
 import math
 import os
 import re
 import secrets
-import shutil
 import signal
-import stat
-import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from flextune.errors import FlextuneError
-from flextune.execution.languages import LANGUAGES, REPORT, Language, find_tool
-from flextune.execution.process import Outcome, run_limited
-from flextune.execution.sandbox import Layer
-from flextune.execution.settings import Limits
+from flextune.execution.languages import LANGUAGES, End, Language
+from flextune.execution.program import Program
+from flextune.execution.sandbox import Job, Room
+from flextune.execution.sandbox.supervise import Allowance, Outcome, Report, supervise
+from flextune.execution.session import Session, remove
+from flextune.execution.toolchain import tool_path
 from flextune.execution.verdict import Kind, Verdict
 from flextune.tasks import StandardInput
 
 DETAIL = 500
 """Characters of output that a verdict keeps."""
+SPARE_MB = 256
+"""Memory that the processes of a program may take together beyond what one of them may: runtimes need some too."""
+COMPILER_MB = 2048
 
 
 @dataclass(frozen=True)
-class Program:
-    """One completion with the problem that it answers."""
+class Finding:
+    """A verdict, and whether to doubt it."""
 
-    task_id: str
-    sample: int
-    language: str
-    prompt: str
-    completion: str
-    tests: str | StandardInput
+    verdict: Verdict
+    doubtful: bool = False
+    """It was stopped by the clock without having used its processor time: it slept, or the machine was busy."""
 
 
-def judge(program: Program, layer: Layer, limits: Limits) -> Verdict:
-    """Judge one program.
+def judge(program: Program, room: Room, session: Session) -> Finding:
+    """Judge one program in a room.
 
     Raises `FlextuneError` when the sandbox or the toolchain fails: that is never a verdict about the program.
     """
     started = time.monotonic()
-    nonce = secrets.token_hex(16)
-    scratch = Path(tempfile.mkdtemp(prefix="flextune-"))
-    try:
-        scratch.chmod(0o777)
-        kind, detail = _Run(LANGUAGES[program.language], layer, limits, scratch, nonce).judge(program)
-    finally:
-        _remove(scratch)
-    return Verdict(program.task_id, program.sample, kind, round(time.monotonic() - started, 3), detail)
+    language = LANGUAGES[program.language]
+    with contextlib.ExitStack() as stack:
+        report = Report()
+        stack.callback(report.close)
+        end = End(report.name, secrets.randbelow(1 << 26), secrets.randbelow(1 << 26))
+        if program.language == "python" and room.runs_python:
+            run: _Python | _Compiled = _Python(language, room, session, report, end)
+        else:
+            number, folder = session.new_folder()
+            stack.callback(remove, folder)
+            run = _Compiled(language, room, session, report, end, number, folder)
+        kind, detail, doubtful = run.judge(program)
+    seconds = round(time.monotonic() - started, 3)
+    return Finding(Verdict(program.task_id, program.sample, kind, seconds, detail), doubtful)
+
+
+Found = tuple[Kind, str, bool]
 
 
 @dataclass(frozen=True)
 class _Run:
+    """What compiled programs and Python programs have in common."""
+
     language: Language
-    layer: Layer
-    limits: Limits
-    scratch: Path
-    nonce: str
+    room: Room
+    session: Session
+    report: Report
+    end: End
 
-    def judge(self, program: Program) -> tuple[Kind, str]:
-        language = self.language
+    def text(self, program: Program) -> str:
+        """The whole program, with tests that report their end."""
         if isinstance(program.tests, StandardInput):
-            main, text = "Main", language.prefix + program.prompt + program.completion
-        else:
-            main = language.main(program.tests)
-            tests = language.report(program.tests, self.nonce)
-            text = f"{language.prefix}{program.prompt}{program.completion}\n{tests}"
-        if self.layer.scratch is None:
-            text = text.replace(REPORT, str(self.scratch / Path(REPORT).name))
-        source = self.scratch / language.source.format(main=main)
-        source.write_bytes(text.encode("utf-8", "replace"))
-        if language.compile is not None:
-            failed = self._compile(source.name)
-            if failed is not None:
-                return failed
-        if isinstance(program.tests, StandardInput):
-            return self._standard_input(main, program.tests)
-        report = self.scratch / Path(REPORT).name
-        report.touch()
-        report.chmod(0o666)
-        outcome = self._execute(language.run(main, self.limits))
-        return self._verdict(outcome, ended=_read_report(report) == self.nonce.encode())
+            return program.prompt + program.completion
+        if self.session.settings.compatible:
+            return f"{program.prompt}{program.completion}\n{program.tests}"
+        tests = self.language.report(program.tests, self.end)
+        return f"{self.language.prepare(program.prompt)}{program.completion}\n{tests}"
 
-    def _compile(self, source: str) -> tuple[Kind, str] | None:
-        assert self.language.compile is not None
-        limits = self.limits
-        command = [
-            "prlimit",
-            "--core=0",
-            f"--fsize={256 << 20}",
-            f"--cpu={math.ceil(2 * limits.compile_seconds)}",
-            "--",
-        ]
-        command += [word.format(**self._names(), source=source) for word in self.language.compile]
-        outcome = self._run(command, limits.compile_seconds)
-        if outcome.stopped == "wall":
-            return "compile_timeout", f"the compiler took more than {limits.compile_seconds:g} seconds"
-        if outcome.stopped or outcome.status != 0:
-            return "compile_error", _tail(outcome.errors or outcome.output)
-        return None
-
-    def _standard_input(self, main: str, tests: StandardInput) -> tuple[Kind, str]:
-        for number, (given, expected) in enumerate(zip(tests.inputs, tests.outputs, strict=True), start=1):
-            outcome = self._execute(self.language.run(main, self.limits), given, whole=True)
-            kind, detail = self._verdict(outcome, ended=True)
+    def run(self, program: Program, job: Job) -> Found:
+        """Run the tests: once, or once for each standard input."""
+        if not isinstance(program.tests, StandardInput):
+            outcome = supervise(self.room, job, self._allowed(), report=self.report)
+            ended = self.session.settings.compatible or str(self.end.a * self.end.b).encode() in self.report.read()
+            return self._found(outcome, ended)
+        for number, (given, expected) in enumerate(
+            zip(program.tests.inputs, program.tests.outputs, strict=True), start=1
+        ):
+            with holding(given) as stdin:
+                outcome = supervise(self.room, self._again(job), self._allowed(), stdin, whole=True)
+            kind, detail, doubtful = self._found(outcome, ended=True)
             if kind != "passed":
-                return kind, f"test {number}: {detail}"
+                return kind, f"test {number}: {detail}", doubtful
             found = outcome.output.decode("utf-8", "replace")
             if not same_output(found, expected):
-                return "wrong_answer", f"test {number}: printed {found[:200]!r}, expected {expected[:200]!r}"
-        return "passed", ""
+                return "wrong_answer", f"test {number}: printed {found[:200]!r}, expected {expected[:200]!r}", False
+        return "passed", "", False
 
-    def _execute(self, command: list[str], stdin: str = "", whole: bool = False) -> Outcome:
-        limits = self.limits
-        cpu = math.ceil(limits.cpu_seconds)
-        resources = ["prlimit", f"--cpu={cpu}:{cpu + 1}", "--core=0", f"--fsize={64 << 20}"]
-        if self.layer.scratch is not None:  # on the open machine the limit would count the caller's processes too
-            resources.append(f"--nproc={limits.processes}")
-        if self.language.limits_address_space:
-            resources.append(f"--as={limits.memory_mb << 20}")
-        inside = [*resources, "--", *(word.format(**self._names()) for word in command)]
-        return self._run(inside, limits.wall_seconds, stdin, whole)
+    def _again(self, job: Job) -> Job:
+        """The job, once more."""
+        if job.python is not None:
+            os.lseek(job.python, 0, os.SEEK_SET)
+        return job
 
-    def _run(self, command: list[str], wall_seconds: float, stdin: str = "", whole: bool = False) -> Outcome:
-        """Run a command inside the sandbox; a failure of the sandbox itself raises."""
-        folders = list(self.language.folders)
-        tool = find_tool(self.language.name)
-        assert tool is not None
-        if not tool.is_relative_to("/usr"):
-            folders.append(str(tool.parent.parent))
-        with tempfile.TemporaryFile() as report:
-            wrapped = self.layer.wrap(self.scratch, folders, command, report.fileno())
-            outcome = run_limited(
-                wrapped,
-                self.scratch,
-                wall_seconds,
-                self.limits.output_kb << 10,
-                stdin,
-                whole,
-                pass_fds=(report.fileno(),),
-            )
-            report.seek(0)
-            if not outcome.stopped and not self.layer.started(report.read()):
-                said = outcome.errors.decode("utf-8", "replace").strip().splitlines()
-                raise FlextuneError(f"the sandbox failed: {said[0] if said else f'exit status {outcome.status}'}")
-        return outcome
+    def _allowed(self) -> Allowance:
+        limits = self.session.settings.limits
+        return Allowance(
+            cpu_seconds=limits.cpu_seconds,
+            wall_seconds=limits.wall_seconds,
+            memory_mb=limits.memory_mb + SPARE_MB,
+            disk_mb=limits.disk_mb,
+            output_bytes=limits.output_kb << 10,
+        )
 
-    def _names(self) -> dict[str, str]:
-        """What the commands of a language are filled in with."""
-        tool = find_tool(self.language.name)
-        if tool is None:
-            raise FlextuneError(f"{self.language.tool} is missing: {self.language.install}")
-        return {"tool": str(tool), "folder": str(tool.parent)}
+    def _limits(self) -> dict[str, int]:
+        """For each process; the second on top is for the count over all of them to come first."""
+        limits = self.session.settings.limits
+        found = {
+            "CPU": math.ceil(limits.cpu_seconds) + 1,
+            "NPROC": limits.processes,
+            "FSIZE": limits.disk_mb << 20,
+            "CORE": 0,
+            "NOFILE": 1024,
+        }
+        if self.language.bounded_by:
+            found[self.language.bounded_by] = limits.memory_mb << 20
+        return found
 
-    def _verdict(self, outcome: Outcome, ended: bool) -> tuple[Kind, str]:
-        errors = outcome.errors.decode("utf-8", "replace")
+    def _environment(self) -> dict[str, str]:
+        scratch = self.room.scratch()
+        return {
+            "PATH": os.defpath,
+            "LANG": "C.UTF-8",
+            "HOME": scratch,
+            "TMPDIR": scratch,
+            **self.language.environment,
+        }
+
+    def _found(self, outcome: Outcome, ended: bool) -> Found:
+        limits = self.session.settings.limits
+        said = (outcome.errors + b"\n" + outcome.output).decode("utf-8", "replace")
         detail = _tail(outcome.errors or outcome.output)
-        if outcome.stopped == "output":
-            return "output_limit", f"more than {self.limits.output_kb} KB of output"
-        if outcome.stopped == "wall":
-            return "timeout", f"{self.limits.wall_seconds:g} seconds by the clock"
+        if not outcome.compiled:
+            return "compile_error", detail, False
+        match outcome.stopped:
+            case "output":
+                return "output_limit", f"more than {limits.output_kb} KB of output", False
+            case "disk":
+                return "output_limit", f"more than {limits.disk_mb} MB of files", False
+            case "cpu":
+                return "timeout", f"{limits.cpu_seconds:g} seconds of processor time", False
+            case "wall":
+                return "timeout", f"{limits.wall_seconds:g} seconds by the clock", True
+            case "memory":
+                return "memory_limit", f"more than {limits.memory_mb + SPARE_MB} MB in all", False
         if outcome.status == 0:
-            return ("passed", "") if ended else ("early_exit", "it ended before its tests did")
-        # a sandbox reports a program killed by signal n as exit status 128 + n
-        if outcome.status in (-signal.SIGXCPU, 128 + signal.SIGXCPU):
-            return "timeout", f"{self.limits.cpu_seconds:g} seconds of processor time"
-        if outcome.status in (-signal.SIGKILL, 128 + signal.SIGKILL) and outcome.seconds >= self.limits.cpu_seconds:
-            return "timeout", f"{self.limits.cpu_seconds:g} seconds of processor time"
-        if re.search(self.language.no_memory, errors):
-            return "memory_limit", detail
-        if re.search(self.language.assertion, errors):
-            return "wrong_answer", detail
-        return "runtime_error", detail or f"exit status {outcome.status}"
+            return ("passed", "", False) if ended else ("early_exit", "it ended before its tests did", False)
+        if outcome.status == 128 + signal.SIGXFSZ:
+            return "output_limit", f"a file of more than {limits.disk_mb} MB", False
+        if re.search(self.language.no_memory, said, re.MULTILINE):
+            return "memory_limit", detail, False
+        if re.search(self.language.assertion, said, re.MULTILINE):
+            return "wrong_answer", detail, False
+        return "runtime_error", detail or f"exit status {outcome.status}", False
+
+
+@dataclass(frozen=True)
+class _Python(_Run):
+    """A Python program that the room runs itself."""
+
+    def judge(self, program: Program) -> Found:
+        with holding(self.text(program)) as source:
+            job = Job(
+                python=source,
+                readable=self.language.folders,
+                environment=self._environment(),
+                limits=self._limits(),
+            )
+            return self.run(program, job)
+
+
+@dataclass(frozen=True)
+class _Compiled(_Run):
+    """A program with a source file, which is compiled, or at least parsed, before it runs."""
+
+    number: int
+    folder: Path
+
+    def judge(self, program: Program) -> Found:
+        stdin = isinstance(program.tests, StandardInput)
+        main = "Main" if stdin else self.language.main(str(program.tests))
+        source = self.folder / self.language.source.format(main=main)
+        text = self.text(program)
+        source.write_bytes(text.encode("utf-8", "replace"))
+        source.chmod(0o644)
+        failed = self._compile(source, text)
+        if failed is not None:
+            return failed
+        self.folder.chmod(0o755)
+        command = self.language.run(main, self.session.settings.limits)
+        job = self._job(command, source, self._limits())
+        return self.run(program, job)
+
+    def _job(self, command: list[str], source: Path, limits: dict[str, int]) -> Job:
+        folder = self.room.path(self.folder)
+        tool = tool_path(self.language.name)
+        names = {
+            "tool": tool,
+            "folder": str(Path(tool).parent),
+            "program": folder,
+            "source": f"{folder}/{source.name}",
+            "warm": str(self._warm) if self._warm else "",
+        }
+        own = () if tool.startswith("/usr/") else (str(Path(tool).parent.parent),)
+        return Job(
+            command=tuple(word.format(**names) for word in command),
+            folder=self.folder,
+            readable=(*self.language.folders, *own, *([str(self._warm)] if self._warm else [])),
+            environment={key: value.format(**names) for key, value in self._environment().items()},
+            limits=limits,
+        )
+
+    @cached_property
+    def _warm(self) -> Path | None:
+        return self.session.warm(self.language.name)
+
+    def _compile(self, source: Path, text: str) -> Found | None:
+        """None if it compiled."""
+        if self.language.compile is None:
+            return None
+        if self.language.name == "java":
+            errors = self.session.javac(self.number).compile(source)
+            if errors is not None:
+                return ("compile_error", _tail(errors.encode()), False) if errors else None
+        limits = self.session.settings.limits
+        command = list(self.language.compile)
+        if self.language.name == "java" and self.session.settings.java_release:
+            command[1:1] = ["--release", str(self.session.settings.java_release)]
+        warm = self.language.warm
+        if warm is not None and self._warm is not None and warm.word in text:
+            command[1:1] = warm.options
+        seconds = math.ceil(limits.compile_seconds)
+        resources = {"CPU": seconds + 1, "CORE": 0, "FSIZE": 256 << 20, "NPROC": limits.processes, "NOFILE": 1024}
+        job = replace(self._job(command, source, resources), writable=True)
+        allowed = replace(
+            self._allowed(), cpu_seconds=seconds, wall_seconds=3 * seconds, memory_mb=COMPILER_MB, disk_mb=1024
+        )
+        outcome = supervise(self.room, job, allowed)
+        match outcome.stopped:
+            case "cpu":
+                return "compile_timeout", f"the compiler took more than {seconds} seconds of processor time", False
+            case "wall":
+                return "compile_timeout", f"the compiler took more than {3 * seconds} seconds by the clock", True
+            case "memory":
+                return "compile_error", f"the compiler took more than {COMPILER_MB} MB", False
+            case "":
+                if outcome.status == 0:
+                    return None
+        return "compile_error", _tail(outcome.errors or outcome.output) or "the compiler failed", False
+
+
+@contextlib.contextmanager
+def holding(text: str) -> Iterator[int]:
+    """An open file with a text, to be read from its start."""
+    with tempfile.TemporaryFile() as file:
+        file.write(text.encode("utf-8", "replace"))
+        file.flush()
+        file.seek(0)
+        yield file.fileno()
 
 
 def same_output(found: str, expected: str) -> bool:
@@ -186,24 +283,3 @@ def same_output(found: str, expected: str) -> bool:
 
 def _tail(output: bytes) -> str:
     return output.decode("utf-8", "replace").strip()[-DETAIL:]
-
-
-def _read_report(path: Path) -> bytes:
-    """What stands in the report; the program may have put anything in its place, so only a plain file is read."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    try:
-        return os.read(descriptor, 64) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
-    finally:
-        os.close(descriptor)
-
-
-def _remove(scratch: Path) -> None:
-    """Remove what a program left, however deep and with whatever permissions."""
-    try:
-        shutil.rmtree(scratch)
-    except (OSError, RecursionError):
-        subprocess.run(["chmod", "-R", "u+rwX", scratch], capture_output=True, check=False)
-        subprocess.run(["rm", "-rf", scratch], capture_output=True, check=False)

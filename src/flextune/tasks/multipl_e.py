@@ -6,8 +6,16 @@ from pathlib import Path
 from flextune.tasks.problem import Problem
 from flextune.tasks.source import Source, read
 
-LANGUAGES = {"py": "python", "java": "java", "js": "javascript", "cpp": "cpp"}
-"""MultiPL-E's short names, where ours differ or the language can be executed."""
+LANGUAGES = {
+    "py": "python",
+    "js": "javascript",
+    "ts": "typescript",
+    "rs": "rust",
+    "rb": "ruby",
+    "sh": "bash",
+    "cs": "csharp",
+}
+"""MultiPL-E's short names, where ours differ."""
 
 REVISION = "28441b6024e71d4a1c1c0f6bf171c935cd5a43f2"
 KEYS = ("name", "language", "prompt", "tests", "stop_tokens")

@@ -1,36 +1,75 @@
-"""Sandboxes: what stands between a program written by a model and the machine.
+"""Sandboxes: what stands between a program that a model wrote and the machine.
 
-A layer turns a command into the command that runs it inside, with one folder as its scratch. `choose` finds the
-strongest layer that works here, by trying it.
+A layer opens rooms; a room runs one job at a time. `choose` finds the strongest layer that holds, by trying it:
+
+    bubblewrap  namespaces for everything, made by the program bubblewrap
+    native      landlock, seccomp and what namespaces there are, made by the kernel alone
+    none        nothing but limits
 """
 
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
 from flextune.errors import FlextuneError, UsageError
-from flextune.execution.sandbox import bubblewrap, none
-from flextune.execution.sandbox.layer import Layer
+from flextune.execution.sandbox import bubblewrap, native, none
+from flextune.execution.sandbox.layer import Job, Layer, Room, SandboxError
+from flextune.execution.sandbox.probe import escapes
 
-__all__ = ["Layer", "choose"]
+__all__ = ["Job", "Layer", "Room", "SandboxError", "choose", "problem", "python"]
+
+LAYERS = ("bubblewrap", "native")
+"""From the strongest."""
 
 
-def choose(name: str = "auto", allow_unsandboxed: bool = False) -> Layer:
+def choose(name: str = "auto", allow_unsandboxed: bool = False, disk_mb: int = 64) -> Layer:
     """The sandbox layer to use.
 
     Args:
-        name: `bubblewrap` fails if it does not work; `none` needs `allow_unsandboxed`; `auto` takes bubblewrap, and
-            without it refuses unless `allow_unsandboxed`.
+        name: `bubblewrap` and `native` fail if they do not hold; `none` needs `allow_unsandboxed`; `auto` takes the
+            first of bubblewrap and native that holds, and without one refuses unless `allow_unsandboxed`.
         allow_unsandboxed: Agree that the machine is open to the programs.
+        disk_mb: What a program may write.
     """
     if name == "none" and not allow_unsandboxed:
         raise UsageError(
             "execution.sandbox = none opens this machine to programs that a model wrote; "
             "agree with execution.allow_unsandboxed=true in a recipe, --allow-unsandboxed elsewhere"
         )
-    if name in ("auto", "bubblewrap"):
-        problem = bubblewrap.problem()
-        if problem is None:
-            return bubblewrap.LAYER
-        if name == "bubblewrap" or not allow_unsandboxed:
-            raise FlextuneError(
-                f"there is no sandbox for programs that a model wrote: {problem}; mend that, or agree to run them "
-                "without one: execution.allow_unsandboxed=true in a recipe, --allow-unsandboxed elsewhere"
-            )
-    return none.LAYER
+    problems = []
+    for candidate in LAYERS if name == "auto" else () if name == "none" else (name,):
+        found = problem(candidate)
+        if found is None:
+            return _layer(candidate, disk_mb)
+        problems.append(f"{candidate}: {found}")
+    if problems and (name != "auto" or not allow_unsandboxed):
+        raise FlextuneError(
+            f"there is no sandbox for programs that a model wrote ({'; '.join(problems)}): mend that, or agree to run "
+            "them without one: execution.allow_unsandboxed=true in a recipe, --allow-unsandboxed elsewhere"
+        )
+    return none.Unsandboxed()
+
+
+@cache
+def problem(name: str) -> str | None:
+    """Why a layer cannot be used here, in a few words; None if it holds a probe that tries to get out."""
+    found = bubblewrap.missing() if name == "bubblewrap" else native.missing()
+    return found or escapes(_layer(name, disk_mb=64), python(), toolchain_folders(python()))
+
+
+def _layer(name: str, disk_mb: int) -> Layer:
+    if name == "native":
+        return native.Native(python())
+    # where there is no landlock, Python programs get a bubblewrap each, as all others do
+    return bubblewrap.Bubblewrap(python() if native.missing() is None else None, disk_mb)
+
+
+def python() -> str:
+    """The interpreter that judges Python: the system's, or ours where there is none."""
+    return "/usr/bin/python3" if Path("/usr/bin/python3").exists() else os.path.realpath(sys.executable)
+
+
+def toolchain_folders(tool: str) -> tuple[str, ...]:
+    """What has to be readable for a toolchain that is not the system's."""
+    return () if tool.startswith("/usr/") else (str(Path(tool).parent.parent),)

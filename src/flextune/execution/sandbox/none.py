@@ -1,13 +1,52 @@
 """No sandbox: limits only. The program can read, write and connect as its caller can."""
 
-from collections.abc import Sequence
+import shutil
+import tempfile
 from pathlib import Path
 
-from flextune.execution.sandbox.layer import Layer
+from flextune.execution.sandbox.layer import Files, Job, Running
+from flextune.execution.sandbox.process import Process, limited
+
+NAME = "none"
 
 
-def _wrap(scratch: Path, readable: Sequence[str], command: Sequence[str], report: int) -> list[str]:
-    return list(command)
+class Unsandboxed:
+    """The layer that is none."""
+
+    name = NAME
+
+    def room(self, session: Path) -> "UnsandboxedRoom":
+        """A scratch folder on the open machine."""
+        return UnsandboxedRoom(session)
 
 
-LAYER = Layer(name="none", scratch=None, wrap=_wrap, started=lambda report: True)
+class UnsandboxedRoom:
+    """One worker's place."""
+
+    runs_python = False
+
+    def __init__(self, session: Path) -> None:
+        self._scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=session))
+
+    def path(self, folder: Path) -> str:
+        """Where a job sees its folder: where it is."""
+        return str(folder)
+
+    def scratch(self) -> str:
+        """Where a job starts."""
+        return str(self._scratch)
+
+    def start(self, job: Job, files: Files) -> Running:
+        """Start a job. The limit on processes would count the caller's processes too, so it is left out."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir(exist_ok=True)
+        limits = {name: value for name, value in job.limits.items() if name != "NPROC"}
+        command = limited(Job(command=job.command, limits=limits))
+        return Process(command, files, job.environment, cwd=str(self._scratch))
+
+    def usage(self) -> Path | None:
+        """The scratch folder, whose size nothing else limits."""
+        return self._scratch
+
+    def close(self) -> None:
+        """Give the room back."""

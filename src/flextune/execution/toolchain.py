@@ -1,0 +1,67 @@
+"""Which toolchains are here, and in which versions."""
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from flextune.errors import FlextuneError
+from flextune.execution.languages import JAVATUPLES, LANGUAGES
+
+
+@cache
+def find_tool(name: str) -> Path | None:
+    """The toolchain's executable, links resolved; None if it is missing.
+
+    Programs run as nobody where the caller is root: a toolchain in root's home does not count then.
+    """
+    places = os.environ.get("PATH", os.defpath) + os.pathsep + os.defpath
+    for folder in places.split(os.pathsep):
+        found = shutil.which(LANGUAGES[name].tool, path=folder)
+        if found and (os.geteuid() != 0 or _open_to_all(Path(found).resolve())):
+            return Path(found).resolve()
+    return None
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(place.stat().st_mode & 0o001 for place in (path, *path.parents))
+
+
+def tool_path(name: str) -> str:
+    """The toolchain's executable. Raises `FlextuneError` if it is missing."""
+    tool = find_tool(name)
+    if tool is None:
+        language = LANGUAGES[name]
+        raise FlextuneError(f"{language.tool} is missing, which judges programs in {name}: {language.install}")
+    return str(tool)
+
+
+@cache
+def tool_version(name: str) -> str | None:
+    """The first line that the toolchain prints about itself; None if it is missing."""
+    tool = find_tool(name)
+    if tool is None:
+        return None
+    done = subprocess.run(
+        [tool, *LANGUAGES[name].version], capture_output=True, text=True, errors="replace", check=False
+    )
+    return next(iter((done.stdout or done.stderr).strip().splitlines()), f"exit status {done.returncode}")
+
+
+def check_languages(names: set[str]) -> None:
+    """Stop before anything runs if a language is unknown or its toolchain is missing."""
+    for name in sorted(names):
+        if name not in LANGUAGES:
+            raise FlextuneError(f"programs in {name} cannot be judged; there are {', '.join(LANGUAGES)}")
+        tool_path(name)
+        for tool in LANGUAGES[name].needs:
+            if shutil.which(tool) is None:
+                raise FlextuneError(f"{tool} is missing, which judges programs in {name}: {LANGUAGES[name].install}")
+
+
+def missing_parts(names: set[str], programs: list[str]) -> str | None:
+    """A library that some programs need and that is not there, as a sentence."""
+    if "java" in names and not Path(JAVATUPLES).exists() and any("org.javatuples" in text for text in programs):
+        return f"{JAVATUPLES} is missing, which MultiPL-E's Java programs import: apt-get install libjavatuples-java"
+    return None
