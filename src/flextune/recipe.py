@@ -7,13 +7,11 @@ Every section is a frozen dataclass of the module that reads it; unknown keys, w
 sense are `UsageError`s that name the key, the value and what is allowed.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-import pydantic
 import yaml
 from pydantic import Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
@@ -22,10 +20,9 @@ from flextune.errors import UsageError
 from flextune.execution.settings import Execution
 from flextune.generation.settings import Decoding, Generation
 from flextune.rundir import folder_name
-from flextune.section import SECTION
+from flextune.section import SECTION, parse
 from flextune.tuning.settings import Adapter, Penalty, Training
 
-Section = TypeVar("Section")
 Variant = Literal["base", "unmerged", "merged"]
 """The model as it came; with the adapter beside its weights; with the adapter added into its weights."""
 
@@ -129,14 +126,6 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
     return parse(Recipe, content, where)
 
 
-def parse(section: type[Section], content: dict[str, Any], where: str) -> Section:
-    """Check a mapping against one section of the schema."""
-    try:
-        return TypeAdapter(section).validate_python(content)
-    except pydantic.ValidationError as error:
-        raise UsageError("; ".join(_explain(problem, where) for problem in _problems(error))) from None
-
-
 def dump_recipe(recipe: Recipe) -> str:
     """The effective recipe as YAML: every key, defaults included."""
     content = TypeAdapter(Recipe).dump_python(recipe, mode="json")
@@ -177,43 +166,3 @@ def _apply(content: dict[str, Any], override: str) -> None:
         content[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         content[last] = value
-
-
-def _problems(error: pydantic.ValidationError) -> list[dict[str, Any]]:
-    """One problem for each key: a union reports each of its members."""
-    by_key: dict[tuple[str, ...], dict[str, Any]] = {}
-    for problem in error.errors():
-        key = tuple(str(part) for part in problem["loc"] if _is_key(part))
-        by_key.setdefault(key, {**problem, "loc": key})
-    return list(by_key.values())
-
-
-def _is_key(part: str | int) -> bool:
-    """False for the names that pydantic gives to the members of a union."""
-    return isinstance(part, int) or not ("[" in part or part in ("list", "str"))
-
-
-def _explain(problem: dict[str, Any], where: str) -> str:
-    key = ".".join(problem["loc"])
-    kind, found, context = problem["type"], problem["input"], problem.get("ctx", {})
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        section, _, last = key.rpartition(".")
-        names = _names(section)
-        close = difflib.get_close_matches(last, names, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        return f"{where}: {key} is not a key of a recipe; {hint}{section or 'the top level'} has {', '.join(names)}"
-    if kind in ("missing", "missing_argument"):
-        return f"{where}: the key {key} is missing"
-    if kind == "value_error":
-        return f"{where}: {key}{'.' if key else ''}{context['error']}"
-    allowed = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{where}: {key} = {found!r}: {allowed.replace('input should be', 'expected')}"
-
-
-def _names(section: str) -> list[str]:
-    kind: Any = Recipe
-    for part in section.split(".") if section else ():
-        hint = get_type_hints(kind).get(part)
-        candidates = [hint, *get_args(hint)]
-        kind = next((c for c in candidates if is_dataclass(c)), Decoding)
-    return [field.name for field in fields(kind)]

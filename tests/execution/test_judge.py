@@ -4,12 +4,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from conformance.languages import CASES, PARTS
 
 from flextune.errors import FlextuneError, UsageError
-from conformance.languages import CASES, PARTS
-from flextune.execution import Execution, Limits, Program, execute
+from flextune.execution import Execution, Limits, Program, execute, sandbox
 from flextune.execution.judge import same_output
-from flextune.execution import sandbox
 from flextune.execution.sandbox import bubblewrap, choose, launched
 from flextune.scoring.form import is_code
 from flextune.tasks import StandardInput, load_benchmark

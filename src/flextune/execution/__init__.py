@@ -5,10 +5,11 @@
 Nothing here imports torch.
 """
 
-from flextune.execution.engine import execute, judge_completions
+from flextune.execution.engine import execute
 from flextune.execution.languages import LANGUAGES
 from flextune.execution.program import Program
 from flextune.execution.settings import Execution, Limits
+from flextune.execution.stage import judge_completions
 from flextune.execution.verdict import Verdict
 
 __all__ = ["LANGUAGES", "Execution", "Limits", "Program", "Verdict", "execute", "judge_completions"]

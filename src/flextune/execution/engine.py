@@ -1,26 +1,20 @@
-"""The stage `execute`: completions become `verdicts.jsonl`, with `execution.json` beside it."""
+"""The engine: programs are shared out over workers, each with a room of the sandbox."""
 
-import hashlib
 import os
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from flextune.errors import FlextuneError
-from flextune.execution.formats import MULTIPL_E_STATUS, read_programs
 from flextune.execution.judge import Finding, judge
 from flextune.execution.program import Program
 from flextune.execution.sandbox import Layer, Room, choose
 from flextune.execution.session import Session
 from flextune.execution.settings import Execution
-from flextune.execution.toolchain import check_languages, missing_parts, tool_version
+from flextune.execution.toolchain import check_languages, missing_parts
 from flextune.execution.verdict import Verdict
-from flextune.files import Journal, claim, to_line
-from flextune.progress import progress
-from flextune.tasks import Problem
 
 
 def execute(programs: Sequence[Program], settings: Execution | None = None) -> list[Verdict]:
@@ -30,7 +24,7 @@ def execute(programs: Sequence[Program], settings: Execution | None = None) -> l
     """
     settings = settings or Execution()
     layer = prepare(programs, settings)
-    found = dict(_judge_all(programs, layer, settings))
+    found = dict(judge_all(programs, layer, settings))
     return [found[position] for position in range(len(programs))]
 
 
@@ -44,57 +38,7 @@ def prepare(programs: Sequence[Program], settings: Execution) -> Layer:
     return choose(settings.sandbox, settings.allow_unsandboxed, settings.limits.disk_mb)
 
 
-def judge_completions(
-    completions: Path, problems: Sequence[Problem], output: Path, settings: Execution, label: str = "verdicts"
-) -> None:
-    """Judge a file of completions into `output`/verdicts.jsonl; does nothing if they are judged there already.
-
-    Args:
-        completions: JSON Lines with `task_id` (or MultiPL-E's `name`), `completion`, and `sample` if there are several.
-        problems: The benchmark; part of it may be missing among the completions.
-        output: The folder for `verdicts.jsonl` and `execution.json`.
-        settings: Sandbox, workers and limits.
-        label: What the progress bar says.
-    """
-    programs = read_programs(completions, problems)
-    layer = prepare(programs, settings)
-    languages = sorted({program.language for program in programs})
-    about = {
-        "completions": _digest(to_line(asdict(replace(program, prompt="", tests=""))) for program in programs),
-        "problems": _digest(to_line(problem.snapshot()) for problem in problems),
-        "sandbox": layer.name,
-        "limits": asdict(settings.limits),
-        "toolchains": {name: tool_version(name) for name in languages},
-        "java_release": settings.java_release,
-        "compatible": settings.compatible,
-    }
-    claim(output / "execution.json", about)
-    journal = Journal(output / "verdicts.jsonl")
-    if journal.complete:
-        return
-    rows = {(row["task_id"], row["sample"]): row for row in journal.rows}
-    todo = [program for program in programs if (program.task_id, program.sample) not in rows]
-    with progress(label, len(programs), len(rows)) as step:
-        for _, verdict in _judge_all(todo, layer, settings):
-            row = _row(verdict, settings.compatible)
-            journal.append([row])
-            rows[verdict.task_id, verdict.sample] = row
-            step()
-    journal.finish(rows[program.task_id, program.sample] for program in programs)
-
-
-def _digest(lines: Iterable[str]) -> str:
-    found = hashlib.sha256()
-    for line in lines:
-        found.update(line.encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
-
-
-def _row(verdict: Verdict, compatible: bool) -> dict[str, object]:
-    return {**verdict.row(), "status": MULTIPL_E_STATUS[verdict.verdict]} if compatible else verdict.row()
-
-
-def _judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Iterator[tuple[int, Verdict]]:
+def judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Iterator[tuple[int, Verdict]]:
     """Positions and verdicts as they are found; identical programs run once, doubtful ones again, alone, at the end."""
     same: dict[Program, list[int]] = {}
     for position, program in enumerate(programs):

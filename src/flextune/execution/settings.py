@@ -43,5 +43,7 @@ class Execution:
     """The version of Java that programs are compiled for; that of the JDK by default."""
     compatible: bool = False
     """Judge as MultiPL-E does: exit status 0 passes, whether the tests ran to their end or not."""
+    ray: str | None = None
+    """The address of a Ray cluster to judge on, such as auto or 10.0.0.1:6379; this machine by default."""
     limits: Limits = Field(default_factory=Limits)
     """What one program may use."""

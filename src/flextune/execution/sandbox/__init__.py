@@ -60,7 +60,7 @@ def problem(name: str) -> str | None:
 
 def _layer(name: str, disk_mb: int) -> Layer:
     if name == "native":
-        return native.Native(python())
+        return native.Native(python(), disk_mb)
     # where there is no landlock, Python programs get a bubblewrap each, as all others do
     return bubblewrap.Bubblewrap(python() if native.missing() is None else None, disk_mb)
 

@@ -43,7 +43,7 @@ class BubblewrapRoom:
         self._disk_mb = disk_mb
         self._launcher: Launcher | None = None
         if python is not None:
-            self._launcher = Launcher(lambda command: [*self._wrap(), "--", *command], python, SCRATCH)
+            self._launcher = Launcher(lambda command: [*self._wrap(), "--", *command], python, SCRATCH, alone=True)
 
     @property
     def runs_python(self) -> bool:
@@ -86,18 +86,8 @@ class BubblewrapRoom:
             *("--proc", "/proc", "--dev", "/dev"),
             *(word for path in TEMPORARY for word in ("--size", str(self._disk_mb << 20), "--tmpfs", path)),
             *binds,
-            *(
-                "--chdir",
-                SCRATCH,
-                "--hostname",
-                "sandbox",
-                "--setenv",
-                "PATH",
-                os.defpath,
-                "--setenv",
-                "LANG",
-                "C.UTF-8",
-            ),
+            *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", SCRATCH, "--hostname", "sandbox"),
+            *("--setenv", "PATH", os.defpath, "--setenv", "LANG", "C.UTF-8"),
         ]
 
 
@@ -108,7 +98,7 @@ class _Wrapped:
         # bubblewrap writes the exit code there only if its set-up succeeded and the command was there
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         calls, writing = os.pipe()
-        os.write(writing, launcher.seccomp_filter(platform.machine(), signals=True))
+        os.write(writing, launcher.seccomp_filter(platform.machine(), launcher.DENIED, namespaces=False))
         os.close(writing)
         variables = [word for item in job.environment.items() for word in ("--setenv", *item)]
         options = ["--json-status-fd", str(self._said.fileno()), "--seccomp", str(calls), *variables, "--"]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from flextune.execution.sandbox import launcher
 from flextune.execution.sandbox.layer import Ended, Files, Job, SandboxError
 
 SOURCE = (Path(__file__).parent / "launcher.py").read_text(encoding="utf-8")
@@ -18,7 +19,8 @@ SYSTEM = (
     *("/etc/alternatives", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"),
 )
 """What every program can read."""
-KILL = b"kill"
+KILL = launcher.KILL
+PARSING, RUNNING = launcher.PARSING.decode(), launcher.RUNNING.decode()
 ANSWER_SECONDS = 60
 """How long a launcher may take to clean up after a job."""
 
@@ -26,20 +28,42 @@ ANSWER_SECONDS = 60
 class Launcher:
     """A launcher process; after a job that was killed or left something behind, the next job gets a new one."""
 
-    def __init__(self, wrap: Callable[[Sequence[str]], Sequence[str]], python: str, scratch: str) -> None:
+    def __init__(
+        self,
+        wrap: Callable[[Sequence[str]], Sequence[str]],
+        python: str,
+        scratch: str,
+        *,
+        alone: bool,
+        disk_mb: int = 0,
+        writable: Sequence[str] = (),
+    ) -> None:
         """A launcher that is started when the first job comes.
 
         Args:
             wrap: The launcher's command to the command that starts it.
             python: The interpreter that runs it, and with it Python programs.
             scratch: The scratch folder as the launcher sees it.
+            alone: Whether there is nothing around it but its jobs, in namespaces that they share.
+            disk_mb: The size of the scratch folder, if it is not alone.
+            writable: Where some jobs can write besides.
         """
         self._wrap = wrap
         self._python = python
-        self._settings = json.dumps({"scratch": scratch, "readable": SYSTEM})
+        self._settings = json.dumps(
+            {
+                "scratch": scratch,
+                "readable": SYSTEM,
+                "alone": alone,
+                "disk_mb": disk_mb,
+                "writable": list(writable),
+            }
+        )
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self.total_cpu = 0.0
+        self.namespaces = False
+        """Whether its jobs have namespaces of their own, and the scratch folder its size."""
 
     def start(self, job: Job, path: str | None, files: Files) -> "Launched":
         """Give the launcher a job whose folder is `path` to it."""
@@ -100,6 +124,7 @@ class Launcher:
                 self.stop()
                 raise SandboxError(f"the sandbox failed: {answer['failed']}")
             self.total_cpu = 0.0
+            self.namespaces = answer["namespaces"]
         return self._connection
 
     @property
@@ -152,6 +177,9 @@ class Launched:
             self._launcher.stop()
             raise SandboxError(f"the sandbox failed: its launcher is gone ({error})") from None
         self._launcher.total_cpu = answer["total"]
-        if answer["stage"] not in (".", "c"):
-            raise SandboxError(f"the sandbox failed: {answer['stage'].lstrip('!') or 'the program was never started'}")
-        return Ended(answer["status"], answer["cpu"], compiled=answer["stage"] == ".")
+        if answer["last"]:
+            self._launcher.stop()
+        stage = answer["stage"]
+        if stage not in (RUNNING, PARSING, PARSING + RUNNING):
+            raise SandboxError(f"the sandbox failed: {stage.lstrip('p!') or 'the program was never started'}")
+        return Ended(answer["status"], answer["cpu"], compiled=stage.endswith(RUNNING))

@@ -38,6 +38,9 @@ MACHINES = ("x86_64", "aarch64")
 # system calls that no program under test needs and that reach beyond it: name, number on x86_64, number on aarch64
 DENIED: tuple[tuple[str, int, int], ...] = (
     ("socket", 41, 198),
+    ("connect", 42, 203),
+    ("bind", 49, 200),
+    ("listen", 50, 201),
     ("shmget", 29, 194),
     ("semget", 64, 190),
     ("msgget", 68, 186),
@@ -76,6 +79,25 @@ DENIED: tuple[tuple[str, int, int], ...] = (
     ("kexec_load", 246, 104),
     ("kexec_file_load", 320, 294),
 )
+# only where there is no mount namespace: landlock does not know the right to change what is said about a file
+METADATA: tuple[tuple[str, int, int], ...] = (
+    ("fchmodat", 268, 53),
+    ("fchmodat2", 452, 452),
+    ("fchownat", 260, 54),
+    ("utimensat", 280, 88),
+    ("setxattr", 188, 5),
+    ("lsetxattr", 189, 6),
+    ("removexattr", 197, 14),
+    ("lremovexattr", 198, 15),
+)
+METADATA_OLD: tuple[tuple[str, int, int], ...] = (  # these, aarch64 never had
+    ("chmod", 90, -1),
+    ("chown", 92, -1),
+    ("lchown", 94, -1),
+    ("utime", 132, -1),
+    ("utimes", 235, -1),
+    ("futimesat", 261, -1),
+)
 # only where nothing else keeps signals inside
 SIGNALS: tuple[tuple[str, int, int], ...] = (
     ("kill", 62, 129),
@@ -87,18 +109,25 @@ SIGNALS: tuple[tuple[str, int, int], ...] = (
 )
 KILL = b"kill"
 """What the engine says to end a job."""
+FAILED, PARSING, RUNNING = b"!", b"p", b"."
+"""What a child says of how far it has come."""
 
 HIGH = 512
 """Numbers of open files from here on are out of the way of a job's."""
 CLONE = (56, 220)
+SOCKETPAIR = (53, 199)
+DATAGRAM, RAW = 2, 3
 CLONE3 = 435
 AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 X32 = 0x40000000
 
-NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
+NEWNS, NEWUTS, NEWIPC = 0x20000, 0x4000000, 0x8000000
+NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
 NAMESPACES = 0x7E020000
 """All the flags of clone that make a namespace."""
 
+MS_NOSUID, MS_NODEV, MS_BIND, MS_PRIVATE, MS_REC = 0x2, 0x4, 0x1000, 0x40000, 0x4000
+MOUNT_SETATTR, AT_RECURSIVE, AT_FDCWD, MOUNT_ATTR_RDONLY = 442, 0x8000, -100, 1
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 36, 38
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 CAPSET = (126, 91)
@@ -106,13 +135,14 @@ READ = 1 << 0 | 1 << 2 | 1 << 3
 """Landlock: execute, read a file, read a folder."""
 FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15
 """Landlock: what can be granted on a file that is not a folder."""
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+OWN = ("/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices/system/cpu")
+"""What runtimes read about the machine."""
 SCOPES_FROM = 6
 """The landlock ABI that keeps signals and abstract sockets inside."""
 
-PRELOADED = (
-    "atexit bisect collections copy datetime functools hashlib heapq itertools json math operator random re string"
-    " threading typing"
-)
+PRELOADED = "atexit bisect collections functools heapq itertools math operator re typing"
+"""Modules that many programs import. Not among them: threading and random, which do work in every child."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -125,29 +155,29 @@ def checked(result: int, what: str) -> int:
     return result
 
 
-def seccomp_filter(machine: str, signals: bool) -> bytes:
-    """A filter for seccomp, as classic BPF: the calls above are refused.
+def seccomp_filter(machine: str, calls: tuple[tuple[str, int, int], ...], namespaces: bool) -> bytes:
+    """A filter for seccomp, as classic BPF: `calls` are refused; new namespaces only pass if `namespaces`.
 
-    clone3 does not exist in it, so that libc takes clone, whose flags can be looked at. A program that uses the calls
-    of another architecture is killed. `signals`: they may be sent, because something else keeps them inside.
+    Where they do not, clone3 does not exist, so that libc takes clone, whose flags can be looked at. A program that
+    uses the calls of another architecture is killed.
     """
-    column = 1 + MACHINES.index(machine)
-    numbers = [int(call[column]) for call in DENIED + (() if signals else SIGNALS)]
-    load, jump_equal, jump_greater, jump_set, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    column = MACHINES.index(machine)
+    load, mask, jump_equal, jump_greater, jump_set, give = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
     allow, kill, refuse, unknown = 0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
-    code: list[tuple[int, int, int, int]] = [
-        (load, 0, 0, 4),
-        (jump_equal, 1, 0, AUDIT_ARCH[MACHINES.index(machine)]),
-        (give, 0, 0, kill),
-        (load, 0, 0, 0),
-    ]
+    code: list[tuple[int, int, int, int]]
+    code = [(load, 0, 0, 4), (jump_equal, 1, 0, AUDIT_ARCH[column]), (give, 0, 0, kill), (load, 0, 0, 0)]
     if machine == "x86_64":
         code += [(jump_greater, 0, 1, X32), (give, 0, 0, kill)]
-    code += [(jump_equal, 0, 1, CLONE3), (give, 0, 0, unknown)]
-    for number in numbers:
-        code += [(jump_equal, 0, 1, number), (give, 0, 0, refuse)]
-    code += [(jump_equal, 0, 3, CLONE[MACHINES.index(machine)]), (load, 0, 0, 16), (jump_set, 0, 1, NAMESPACES)]
-    code += [(give, 0, 0, refuse), (give, 0, 0, allow)]
+    for call in calls:
+        code += [(jump_equal, 0, 1, int(call[1 + column])), (give, 0, 0, refuse)]
+    # a pair of datagram sockets could send to any socket there is; a pair of streams cannot
+    code += [(jump_equal, 0, 5, SOCKETPAIR[column]), (load, 0, 0, 24), (mask, 0, 0, 0xF)]
+    code += [(jump_equal, 1, 0, DATAGRAM), (jump_equal, 0, 1, RAW), (give, 0, 0, refuse), (load, 0, 0, 0)]
+    if not namespaces:
+        code += [(jump_equal, 0, 1, CLONE3), (give, 0, 0, unknown)]
+        code += [(jump_equal, 0, 3, CLONE[column]), (load, 0, 0, 16), (jump_set, 0, 1, NAMESPACES)]
+        code += [(give, 0, 0, refuse)]
+    code += [(give, 0, 0, allow)]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in code)
 
 
@@ -163,13 +193,13 @@ def landlock_abi() -> int:
     return max(0, int(libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)))
 
 
-def restrict_files(readable: list[str], writable: list[str]) -> None:
-    """Give up all rights on files but reading (and executing) under `readable` and everything under `writable`."""
+def file_rules(readable: list[str], writable: list[str]) -> int:
+    """A set of landlock rules: no right on files but to read (and execute) under `readable`, all under `writable`."""
     abi = landlock_abi()
     rights = (1 << (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16)) - 1
     attributes = struct.pack("<QQQ", rights, 3 if abi >= 4 else 0, 3 if abi >= SCOPES_FROM else 0)
     size = 8 if abi < 4 else 16 if abi < SCOPES_FROM else 24
-    ruleset = checked(libc.syscall(LANDLOCK_CREATE_RULESET, attributes, size, 0), "landlock")
+    rules = checked(libc.syscall(LANDLOCK_CREATE_RULESET, attributes, size, 0), "landlock")
     for paths, granted in ((readable, READ), (writable, rights)):
         for path in paths:
             try:
@@ -178,15 +208,13 @@ def restrict_files(readable: list[str], writable: list[str]) -> None:
                 continue  # what is not there cannot be read
             allowed = granted & rights if os.path.isdir(path) else granted & rights & FILE_RIGHTS
             rule = struct.pack("<Qi", allowed, opened)
-            checked(libc.syscall(LANDLOCK_ADD_RULE, ruleset, 1, rule, 0), f"landlock: {path}")
+            checked(libc.syscall(LANDLOCK_ADD_RULE, rules, 1, rule, 0), f"landlock: {path}")
             os.close(opened)
-    checked(libc.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock")
-    os.close(ruleset)
+    return rules
 
 
 def drop_privileges() -> None:
     """Give up every capability, for good."""
-    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     header = struct.pack("<Ii", 0x20080522, 0)
     checked(libc.syscall(CAPSET[MACHINES.index(platform.machine())], header, bytes(24)), "capset")
 
@@ -200,29 +228,44 @@ def become_nobody() -> None:
         libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc files stay its own
 
 
-def own_namespaces() -> bool:
-    """Namespaces for users, network, IPC and host name; false where the kernel does not let us."""
+def own_namespaces(scratch: str, disk_mb: int, writable: list[str]) -> bool:
+    """Namespaces of its own for all but processes; false where the kernel does not let us."""
     trial = os.fork()  # half a set of namespaces cannot be given back
     if trial == 0:
         try:
-            enter_namespaces()
+            enter_namespaces(scratch, disk_mb, writable)
             checked(libc.unshare(NEWPID), "unshare")
             os._exit(0)
         finally:
             os._exit(1)
     if os.waitpid(trial, 0)[1] != 0:
         return False
-    enter_namespaces()
+    enter_namespaces(scratch, disk_mb, writable)
     return True
 
 
-def enter_namespaces() -> None:
-    """As the same user and group, with all privileges inside and none outside."""
+def enter_namespaces(scratch: str, disk_mb: int, writable: list[str]) -> None:
+    """As the same user and group, with all privileges inside and none outside.
+
+    Files can be read where they are, and written only under `writable` and in the scratch folder, which is a file
+    system in memory with a size.
+    """
     uid, gid = os.geteuid(), os.getegid()
-    checked(libc.unshare(NEWUSER | NEWNET | NEWIPC | NEWUTS), "unshare")
+    checked(libc.unshare(NEWUSER | NEWNS | NEWNET | NEWIPC | NEWUTS), "unshare")
     for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    checked(libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None), "mount")
+    for path in writable:
+        checked(libc.mount(path.encode(), path.encode(), None, MS_BIND | MS_REC, None), "mount")
+    options = f"size={disk_mb}m,nr_inodes=100k,mode=700".encode()
+    read_only = struct.pack("<QQQQ", MOUNT_ATTR_RDONLY, 0, 0, 0)
+    checked(libc.syscall(MOUNT_SETATTR, AT_FDCWD, b"/", AT_RECURSIVE, read_only, 32), "mount_setattr")
+    writing = struct.pack("<QQQQ", 0, MOUNT_ATTR_RDONLY, 0, 0)
+    for path in writable:
+        checked(libc.syscall(MOUNT_SETATTR, AT_FDCWD, path.encode(), 0, writing, 32), "mount_setattr")
+    checked(libc.mount(b"scratch", scratch.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options), "mount")
 
 
 class Launcher:
@@ -232,15 +275,28 @@ class Launcher:
         self.connection = connection
         self.scratch = settings["scratch"]
         self.readable = settings["readable"]
+        self.alone = settings["alone"]
         become_nobody()
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self.namespaces = own_namespaces()
+        writable = settings["writable"]
+        self.namespaces = not self.alone and own_namespaces(self.scratch, settings["disk_mb"], writable)
         # without a namespace of its own a program's limit on processes counts all of the user's
-        self.counted = 0 if self.namespaces else processes_of_user()
+        self.counted = 0 if self.alone or self.namespaces else processes_of_user()
         abi = landlock_abi()
         if abi == 0:
             raise OSError(errno.ENOSYS, "the kernel has no landlock")
-        self.filter = seccomp_filter(platform.machine(), signals=self.namespaces or abi >= SCOPES_FROM)
+        # what this process needs no more is given up once and for all; the rest in each child
+        checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
+        machine = platform.machine()
+        restrict_calls(seccomp_filter(machine, DENIED, namespaces=self.namespaces))
+        if not self.namespaces:
+            drop_privileges()
+        calls = () if self.namespaces or abi >= SCOPES_FROM else SIGNALS
+        if not self.alone and not self.namespaces and not writable:
+            calls += METADATA + (METADATA_OLD if machine == "x86_64" else ())
+        self.filter = seccomp_filter(machine, calls, namespaces=False) if calls or self.namespaces else b""
+        rules = file_rules([*self.readable, *OWN], [self.scratch, *DEVICES])
+        self.python_rules = fcntl.fcntl(rules, fcntl.F_DUPFD_CLOEXEC, HIGH)
         for name in PRELOADED.split():
             __import__(name)
         gc.freeze()  # fewer pages to copy in each child
@@ -253,13 +309,18 @@ class Launcher:
                 return
             if data == KILL:
                 continue  # it came when the job had ended
-            self.connection.sendall(json.dumps(self.run(json.loads(data), files)).encode())
-            if os.listdir(self.scratch):
-                return  # it cannot be cleaned: the engine starts another
+            answer = self.run(json.loads(data), files)
+            answer["last"] = not clean(self.scratch)  # the engine starts another
+            self.connection.sendall(json.dumps(answer).encode())
+            if answer["last"]:
+                return
 
     def run(self, job: dict[str, Any], files: list[int]) -> dict[str, Any]:
         """Run one job; how it ended, once it is gone."""
         stage_out, stage_in = os.pipe()
+        if job["source"] and job["environment"] != dict(os.environ):
+            os.environ.clear()
+            os.environ.update(job["environment"])
         child = fork_namespace() if self.namespaces else os.fork()
         if child == 0:
             stage_in = fcntl.fcntl(stage_in, fcntl.F_DUPFD, HIGH)
@@ -270,7 +331,7 @@ class Launcher:
                 self.confine(job, files, stage_in)
             except BaseException as error:
                 with contextlib.suppress(OSError):
-                    os.write(stage_in, b"!" + str(error).encode("utf-8", "replace")[:1000])
+                    os.write(stage_in, FAILED + str(error).encode("utf-8", "replace")[:1000])
             finally:
                 os._exit(1)
         os.close(stage_in)
@@ -281,7 +342,6 @@ class Launcher:
         self.sweep()
         stage = os.read(stage_out, 2000).decode("utf-8", "replace")
         os.close(stage_out)
-        clean(self.scratch)
         total = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
         return {"status": code, "stage": stage, "cpu": usage.ru_utime + usage.ru_stime, "total": total}
@@ -297,15 +357,20 @@ class Launcher:
         os.close(ended)
 
     def sweep(self) -> None:
-        """End what the program left. A process namespace has done that already; what remains are its zombies."""
+        """End what the program left, and wait until it is gone."""
         while True:
+            if not self.namespaces:  # a process namespace has ended it already
+                self.kill_rest()
             try:
-                if os.waitpid(-1, 0 if self.namespaces else os.WNOHANG)[0] == 0:
-                    for pid in descendants(os.getpid()):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                os.waitpid(-1, 0)
             except ChildProcessError:
                 return
+
+    def kill_rest(self) -> None:
+        """End all that came from this process, or all that there is where nothing else is."""
+        for pid in [-1] if self.alone else descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def confine(self, job: dict[str, Any], files: list[int], stage: int) -> NoReturn:
         """Give everything up, then run; in the child, and without return."""
@@ -315,7 +380,7 @@ class Launcher:
         keep = {stage, *job["numbers"]}
         for position, number in enumerate(job["numbers"]):
             os.dup2(high[position], number)
-        close_others(keep)
+        close_others({*keep, self.python_rules})
         os.chdir(self.scratch)
         limits = job["limits"]
         for name, value in limits.items():
@@ -323,20 +388,24 @@ class Launcher:
                 value += self.counted
             ceiling = value + 1 if name == "CPU" else value
             resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, ceiling))
-        devices = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"]
-        own = ["/proc/self", "/proc/meminfo", "/proc/cpuinfo", "/proc/stat", "/sys/devices/system/cpu"]
-        program = [job["program"]] if job["program"] else []
-        drop_privileges()
-        restrict_files(
-            self.readable + job["readable"] + own + ([] if job["writable"] else program),
-            [self.scratch] + devices + (program if job["writable"] else []),
-        )
-        restrict_calls(self.filter)
+        if self.namespaces:
+            drop_privileges()
+        rules = self.python_rules if job["source"] and not job["readable"] else self.rules(job)
+        checked(libc.syscall(LANDLOCK_RESTRICT_SELF, rules, 0), "landlock")
+        os.close(rules)
+        if self.filter:
+            restrict_calls(self.filter)
         if job["source"]:
-            run_python(stage, job["source"], job["environment"])
+            run_python(stage, job["source"])
         os.set_inheritable(stage, False)
-        os.write(stage, b".")
+        os.write(stage, RUNNING)
         os.execvpe(job["command"][0], job["command"], job["environment"])
+
+    def rules(self, job: dict[str, Any]) -> int:
+        """What a job may read and write."""
+        program = [job["program"]] if job["program"] else []
+        readable = [*self.readable, *job["readable"], *OWN, "/proc/self", *([] if job["writable"] else program)]
+        return file_rules(readable, [self.scratch, *DEVICES, *(program if job["writable"] else [])])
 
 
 def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
@@ -378,25 +447,21 @@ def guard_namespace() -> None:
             os._exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
 
 
-def run_python(stage: int, number: int, environment: dict[str, str]) -> NoReturn:
+def run_python(stage: int, number: int) -> NoReturn:
     """Run the Python program in the open file `number`, as `python program.py` would."""
-    with open(number, "rb") as file:
-        source = file.read()
-    sys.stdin, sys.stdout, sys.stderr = (open(n, mode, closefd=False) for n, mode in ((0, "r"), (1, "w"), (2, "w")))
-    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
+    source = os.read(number, os.fstat(number).st_size)
+    os.close(number)
     sys.argv[:] = ["program.py"]
     sys.path[:] = [path for path in sys.path if path]
-    os.environ.clear()
-    os.environ.update(environment)
+    os.write(stage, PARSING)
     try:
         code = compile(source, "program.py", "exec", dont_inherit=True)
     except BaseException as error:
         sys.excepthook(type(error), error.with_traceback(None), None)
         sys.stderr.flush()
-        os.write(stage, b"c")
         os._exit(1)
     del source
-    os.write(stage, b".")
+    os.write(stage, RUNNING)
     os.close(stage)
     main = types.ModuleType("__main__")
     main.__dict__["__file__"] = "program.py"
@@ -408,7 +473,6 @@ def run_python(stage: int, number: int, environment: dict[str, str]) -> NoReturn
 def run_main(code: types.CodeType, names: dict[str, Any]) -> int:
     """The interpreter's own end: uncaught errors printed, threads waited for, exit functions called."""
     import atexit
-    import threading
 
     status = 0
     try:
@@ -422,8 +486,9 @@ def run_main(code: types.CodeType, names: dict[str, Any]) -> int:
         trace = error.__traceback__
         shown = error.with_traceback(trace.tb_next if trace else None)  # without this function's frame
         sys.excepthook(type(shown), shown, shown.__traceback__)
-    shutdown = vars(threading)["_shutdown"]
-    for finish in (shutdown, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
+    threading = sys.modules.get("threading")
+    wait_for_threads = vars(threading)["_shutdown"] if threading else bool
+    for finish in (wait_for_threads, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
         try:
             finish()
         except BaseException:
@@ -431,15 +496,20 @@ def run_main(code: types.CodeType, names: dict[str, Any]) -> int:
     return status & 0xFF
 
 
-def clean(folder: str) -> None:
-    """Empty a folder as far as that goes."""
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        with contextlib.suppress(OSError, RecursionError):
+def clean(folder: str) -> bool:
+    """Empty a folder, and say whether that could be done, whatever the rights that it was left with."""
+    with contextlib.suppress(OSError):
+        os.chmod(folder, 0o700)
+    try:
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
             if os.path.isdir(path) and not os.path.islink(path):
                 shutil.rmtree(path)
             else:
                 os.unlink(path)
+    except (OSError, RecursionError):
+        return False
+    return True
 
 
 def descendants(pid: int) -> list[int]:

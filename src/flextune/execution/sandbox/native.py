@@ -9,11 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from flextune.execution.sandbox import launcher
+from flextune.execution.sandbox import launcher as launching
 from flextune.execution.sandbox.launched import Launcher
 from flextune.execution.sandbox.layer import Files, Job, Running
 
 NAME = "native"
+COMPILER_DISK_MB = 1024
 
 
 class Native:
@@ -21,12 +22,13 @@ class Native:
 
     name = NAME
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, disk_mb: int) -> None:
         self.python = python
+        self.disk_mb = disk_mb
 
     def room(self, session: Path) -> "NativeRoom":
-        """A room with a launcher and a scratch folder."""
-        return NativeRoom(self.python, session)
+        """A room with a launcher for programs, one for compilers, and a scratch folder."""
+        return NativeRoom(self.python, session, self.disk_mb)
 
 
 class NativeRoom:
@@ -34,15 +36,21 @@ class NativeRoom:
 
     runs_python = True
 
-    def __init__(self, python: str, session: Path) -> None:
+    def __init__(self, python: str, session: Path, disk_mb: int) -> None:
         self._session = session
         self._python = python
+        self._disk_mb = disk_mb
         self._renew()
 
     def _renew(self) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=self._session))
         self._scratch.chmod(0o777)
-        self._launcher = Launcher(lambda command: command, self._python, str(self._scratch))
+        self._programs = self._launcher(self._disk_mb)
+        self._compilers = self._launcher(COMPILER_DISK_MB, str(self._session))
+
+    def _launcher(self, disk_mb: int, *writable: str) -> Launcher:
+        scratch = str(self._scratch)
+        return Launcher(list, self._python, scratch, alone=False, disk_mb=disk_mb, writable=writable)
 
     def path(self, folder: Path) -> str:
         """Where a job sees its folder: where it is."""
@@ -57,23 +65,25 @@ class NativeRoom:
 
     def start(self, job: Job, files: Files) -> Running:
         """Start a job."""
-        return self._launcher.start(job, None if job.folder is None else str(job.folder), files)
+        launcher = self._compilers if job.writable else self._programs
+        return launcher.start(job, None if job.folder is None else str(job.folder), files)
 
     def usage(self) -> Path | None:
-        """The scratch folder, whose size nothing else limits."""
-        return self._scratch
+        """The scratch folder, if nothing else limits its size."""
+        return None if self._programs.namespaces else self._scratch
 
     def close(self) -> None:
         """Give the room back."""
-        self._launcher.stop()
+        self._programs.stop()
+        self._compilers.stop()
 
 
 def missing() -> str | None:
     """Why this layer cannot be here, as a sentence."""
     if not sys.platform.startswith("linux"):
         return f"landlock and seccomp are Linux's, this is {sys.platform}"
-    if platform.machine() not in launcher.MACHINES:
-        return f"the native layer knows {' and '.join(launcher.MACHINES)}, this is {platform.machine()}"
-    if launcher.landlock_abi() == 0:
+    if platform.machine() not in launching.MACHINES:
+        return f"the native layer knows {' and '.join(launching.MACHINES)}, this is {platform.machine()}"
+    if launching.landlock_abi() == 0:
         return "the kernel has no landlock (5.13 or later, with landlock among its security modules)"
     return None

