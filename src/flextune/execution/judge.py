@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
 from flextune.execution.languages import LANGUAGES, End, Language
 from flextune.execution.program import Program
@@ -266,10 +267,13 @@ class _Compiled(_Run):
 
 @contextlib.contextmanager
 def holding(text: str) -> Iterator[int]:
-    """An open file with a text, to be read from its start."""
-    with tempfile.TemporaryFile() as file:
+    """An open file with a text, to be read from its start; in memory where that can be had."""
+    if hasattr(os, "memfd_create"):
+        opened: IO[bytes] = os.fdopen(os.memfd_create("program"), "w+b", buffering=0)
+    else:
+        opened = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    with opened as file:
         file.write(text.encode("utf-8", "replace"))
-        file.flush()
         file.seek(0)
         yield file.fileno()
 

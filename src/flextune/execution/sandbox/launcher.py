@@ -20,6 +20,7 @@ import ctypes
 import errno
 import fcntl
 import gc
+import heapq
 import json
 import os
 import platform
@@ -299,6 +300,7 @@ class Launcher:
         self.python_rules = fcntl.fcntl(rules, fcntl.F_DUPFD_CLOEXEC, HIGH)
         for name in PRELOADED.split():
             __import__(name)
+        warm_up()
         gc.freeze()  # fewer pages to copy in each child
 
     def serve(self) -> None:
@@ -406,6 +408,12 @@ class Launcher:
         program = [job["program"]] if job["program"] else []
         readable = [*self.readable, *job["readable"], *OWN, "/proc/self", *([] if job["writable"] else program)]
         return file_rules(readable, [self.scratch, *DEVICES, *(program if job["writable"] else [])])
+
+
+def warm_up() -> None:
+    """Compile something, for what a compiler does at its first time not to be done in every child."""
+    with open(str(heapq.__file__), encoding="utf-8") as file:
+        compile(file.read(), "heapq.py", "exec")
 
 
 def receive(connection: socket.socket) -> tuple[bytes, list[int]]:

@@ -6,7 +6,7 @@ Processor time and memory are counted over everything that comes from the job, n
 import contextlib
 import math
 import os
-import selectors
+import select
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,24 +164,25 @@ class _Kept:
 
 def _drain(running: Running, streams: tuple[_Kept, ...], watch: "_Watch", allowed: Allowance) -> Stopped:
     """Read until the job ends; why it has to be ended, if it has to be."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(running, selectors.EVENT_READ)
-        for stream in streams:
-            selector.register(stream.file, selectors.EVENT_READ, stream)
-        while True:
-            ended = False
-            for key, _ in selector.select(watch.seconds_to_look()):
-                if key.data is None:
-                    ended = True
-                elif not key.data.read():
-                    selector.unregister(key.fileobj)
-            if sum(stream.total for stream in streams) > allowed.output_bytes:
-                return "output"
-            if ended:
-                return ""
-            stopped = watch.look()
-            if stopped:
-                return stopped
+    poll = select.poll()
+    poll.register(running, select.POLLIN)
+    open_streams = {stream.file: stream for stream in streams}
+    for file in open_streams:
+        poll.register(file, select.POLLIN)
+    while True:
+        ended = False
+        for file, _ in poll.poll(watch.seconds_to_look() * 1000):
+            if file not in open_streams:
+                ended = True
+            elif not open_streams[file].read():
+                poll.unregister(file)
+        if sum(stream.total for stream in streams) > allowed.output_bytes:
+            return "output"
+        if ended:
+            return ""
+        stopped = watch.look()
+        if stopped:
+            return stopped
 
 
 class _Watch:
