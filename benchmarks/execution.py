@@ -187,7 +187,7 @@ def main() -> None:
     text = "\n".join(
         [
             "# Programs judged per second\n",
-            f"`python benchmarks/execution.py DATA {' '.join(sys.argv[2:])}`".replace(" `", "`") + "\n",
+            f"`{' '.join(['python benchmarks/execution.py DATA', *sys.argv[2:]])}`\n",
             f"{platform.platform()}, {json.dumps(about)}, {workers} workers, layer {options.layer}.\n",
             *lines,
             "",
