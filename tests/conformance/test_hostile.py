@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from flextune.execution import Execution, Limits, Program, execute, javac
-from flextune.execution.sandbox import launcher, problem
+from flextune.execution.sandbox import kernel, launcher, problem
 from flextune.execution.toolchain import find_tool
 
 from .hostile import PROGRAMS, PROMPTS, RIGHT, TESTS, completion
@@ -39,7 +39,7 @@ GRACE = 100
 """Hundredths of a second in which the kernel may end what was killed with its namespace."""
 PLANTED = ["datagrams", "secret", "socket", "temporary"]
 OWN_FOLDER = "flextune-hostile-"
-SUBREAPER = launcher.PR_SET_CHILD_SUBREAPER
+SUBREAPER = kernel.PR_SET_CHILD_SUBREAPER
 
 
 @dataclass(frozen=True)

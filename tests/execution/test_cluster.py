@@ -72,7 +72,7 @@ def test_a_lost_machine_loses_and_doubles_no_verdict(nodes, tmp_path, monkeypatc
 def test_a_machine_that_differs_is_an_error(nodes, tmp_path):
     cluster, _ = nodes
     program = Program("t/0", 0, "python", "def f(x):\n", "    return x + 1\n", "assert f(1) == 2\n")
-    with pytest.raises(FlextuneError, match="would judge differently: python is 'Python 3.*there, 'Python 2' here"):
+    with pytest.raises(FlextuneError, match=r"would judge differently: python is 'Python 3.*there, 'Python 2' here"):
         list(judge_on_ray([program], Execution(ray=cluster.address), {"sandbox": "bubblewrap", "python": "Python 2"}))
 
 

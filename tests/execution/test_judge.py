@@ -1,5 +1,6 @@
 """No program passes without running its tests to their end, and what a program does is what its verdict says."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -208,3 +209,64 @@ def test_a_launcher_that_dies_is_no_verdict(monkeypatch):
     )
     with pytest.raises(FlextuneError, match="the sandbox failed: no"):
         verdict("python", CASES["passed"]["python"], sandbox="native")
+
+
+NEIGHBOURS = {
+    "time to clean up": "    import os\n    for n in range(60000): os.mknod(f'f{n}')\n    return x",
+    "limits of the launcher": "    import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NPROC, (0, 0))",
+    "priority of the launcher": "    import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+    "the first process": "    import os; [os.kill(p, s) for p in (1, os.getppid()) for s in (2, 9, 15)]",
+    "a parser that is stopped": "    return x\n" + "y = (lambda: [z for z in y if (y, y, y)])\n" * 60_000,
+}
+
+
+@pytest.mark.parametrize("layer", ["bubblewrap", "native"])
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_a_program_costs_its_neighbour_nothing(name, layer):
+    """The second program uses most of its time, in the same room, after the first."""
+    prompt, tests = PARTS["python"]
+    busy = "    import time\n    while time.process_time() < 1: pass\n    return x + 1"
+    programs = [Program(n, 0, "python", prompt, body, tests) for n, body in enumerate((NEIGHBOURS[name], busy))]
+    limits = Limits(cpu_seconds=1.5, wall_seconds=10, memory_mb=2048)
+    found = execute(programs, Execution(workers=1, sandbox=layer, limits=limits))
+    assert found[1].verdict == "passed", found
+    assert found[0].verdict in ("wrong_answer", "runtime_error", "timeout", "compile_timeout")
+
+
+def test_more_workers_than_numbers_for_files_that_are_low():
+    prompt, tests = PARTS["python"]
+    programs = [Program(str(n), 0, "python", prompt, f"    return x + 1  # {n}", tests) for n in range(80)]
+    assert {found.verdict for found in execute(programs, Execution(workers=80))} == {"passed"}
+
+
+LEAVING = {
+    "cpp": ("}\nint main() {\n    assert(f(1) == 2);\n    return 0;\n}\n", "    return x + 1;"),
+    "java": (
+        "    }\n    public static void main(String[] args) {\n    assert(f(1l) == (2l));\n"
+        "    System.exit(0);\n    }\n\n}\n",
+        "        return x + 1;",
+    ),
+}
+
+
+@pytest.mark.parametrize("language", LEAVING)
+def test_tests_that_leave_by_themselves_report_before(language):
+    tests, right = LEAVING[language]
+    assert verdict(language, right, tests).verdict == "passed"
+    assert verdict(language, right.replace(" + 1", ""), tests).verdict == "wrong_answer"
+
+
+def test_tests_that_cannot_report_are_named_before_anything_runs():
+    with pytest.raises(FlextuneError, match="mine/1: the tests do not end with 1 closing braces"):
+        execute([Program("mine/1", 0, "cpp", "", "", "int x;")])
+
+
+def test_files_are_open_to_nobody_whatever_the_mask():
+    """Root's own mask must not keep the compiled header from the compiler."""
+    prompt, tests = PARTS["cpp"]
+    programs = [Program(str(n), 0, "cpp", prompt, f"    return x + 1; // {n}", tests) for n in range(5)]
+    before = os.umask(0o077)
+    try:
+        assert {found.verdict for found in execute(programs)} == {"passed"}
+    finally:
+        os.umask(before)

@@ -24,8 +24,8 @@ def execute(capsys):
     return execute
 
 
-EXITS = "        System.exit(0);\n        return null;"
-RELEASES = '        var s = "x".repeat(2);\n        return null;'
+EXITS = "        System.exit(0);\n        throw new RuntimeException();"
+RELEASES = "        var s = 1;\n        throw new RuntimeException();"
 
 
 def completions(path, body, limit=2, **row):
@@ -75,12 +75,12 @@ def test_compatible_takes_exit_status_0_for_a_pass(execute, tmp_path):
 
 def test_the_release_decides_what_compiles(execute, tmp_path):
     path = completions(tmp_path / "c.jsonl", RELEASES, limit=1)
-    assert "1 early_exit" not in execute(path, "--benchmark", "basics-java", "--output", tmp_path / "new")[1]
-    assert read_jsonl(tmp_path / "new" / "verdicts.jsonl")
+    assert "1 runtime_error" in execute(path, "--benchmark", "basics-java", "--output", tmp_path / "new")[1]
     old = execute(path, "--benchmark", "basics-java", "--release", 8, "--output", tmp_path / "old")
     assert "1 compile_error" in old[1]
-    assert [r["verdict"] for r in read_jsonl(tmp_path / "new" / "verdicts.jsonl")] != ["compile_error"]
     assert read_json(tmp_path / "old" / "execution.json")["java_release"] == 8
+    code, _, err = execute(path, "--benchmark", "basics-java", "--release", 99, "--output", tmp_path / "none")
+    assert (code, "javac says 'release version 99 not supported'" in err) == (1, True)
 
 
 def test_verdicts_in_the_peers_formats(execute, tmp_path):

@@ -61,10 +61,11 @@ public class CompileServer {
         }
     }
 
-    boolean compile(List<String> options, Path source, Writer said) throws Exception {
+    boolean compile(List<String> options, Path source, DiagnosticListener<JavaFileObject> said) throws Exception {
         Iterable<? extends JavaFileObject> units = standard.getJavaFileObjects(source);
+        Writer nowhere = Writer.nullWriter();
         if (pool == null) {
-            return compiler.getTask(said, files, null, options, null, units).call();
+            return compiler.getTask(nowhere, files, said, options, null, units).call();
         }
         boolean[] done = {false};
         InvocationHandler call = (proxy, method, arguments) -> {
@@ -72,7 +73,7 @@ public class CompileServer {
             return null;
         };
         Object work = Proxy.newProxyInstance(worker.getClassLoader(), new Class<?>[] {worker}, call);
-        getTask.invoke(pool, said, files, null, options, null, units, work);
+        getTask.invoke(pool, nowhere, files, said, options, null, units, work);
         return done[0];
     }
 
@@ -84,9 +85,16 @@ public class CompileServer {
                 standard.setLocation(StandardLocation.CLASS_PATH, List.of(new File(classPath)));
             }
             output = Paths.get(parts[2]);
-            StringWriter said = new StringWriter();
+            StringBuilder said = new StringBuilder();
             List<String> options = new ArrayList<>(List.of(parts[0].split(" ")));
-            boolean done = compile(options, Paths.get(parts[3]), said);
+            boolean done = compile(options, Paths.get(parts[3]), diagnostic -> {
+                if (diagnostic.getKind() == Diagnostic.Kind.ERROR) {
+                    said.append(diagnostic).append('\n');
+                }
+            });
+            if (!done && said.length() == 0) {
+                return "broken without a word";
+            }
             return done ? "ok" : "errors " + escaped(said.toString());
         } catch (Throwable e) {
             return "broken " + escaped(String.valueOf(e));

@@ -6,7 +6,7 @@ that reaches the driver, once for each group, so no verdict is lost or doubled.
 """
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ GROUP = 64
 
 def judge_on_ray(
     programs: Sequence[Program], settings: Execution, expected: dict[str, Any]
-) -> Iterator[tuple[int, Verdict]]:
+) -> Generator[tuple[int, Verdict]]:
     """Positions and verdicts as groups come back.
 
     Args:
@@ -42,7 +42,7 @@ def judge_on_ray(
         ray.init(address=settings.ray, ignore_reinit_error=True, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise FlextuneError(f"execution.ray = {settings.ray!r}: there is no cluster ({error})") from None
-    task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(judge_group)
+    task = ray.remote(num_cpus=1, max_retries=20, scheduling_strategy="SPREAD")(judge_group)
     alone = replace(settings, workers=1, ray=None)
     groups = [list(range(start, min(start + GROUP, len(programs)))) for start in range(0, len(programs), GROUP)]
     waiting: dict[Any, list[int]] = {}

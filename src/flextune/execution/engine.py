@@ -2,19 +2,24 @@
 
 import os
 import queue
+import re
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 
 from flextune.errors import FlextuneError
 from flextune.execution.judge import Finding, judge
+from flextune.execution.languages import LANGUAGES, End
 from flextune.execution.program import Program
 from flextune.execution.sandbox import Layer, Room, choose
 from flextune.execution.session import Session
 from flextune.execution.settings import Execution
 from flextune.execution.toolchain import check_languages, missing_parts
 from flextune.execution.verdict import Verdict
+
+ENDLESS = re.compile(r"\bwhile\b|\buntil\b|\bloop\b|for\s*\(\s*;|\bfor\s*\{")
+"""Loops that may never end: a program that runs into its time limit is best begun early."""
 
 
 def execute(programs: Sequence[Program], settings: Execution | None = None) -> list[Verdict]:
@@ -35,10 +40,25 @@ def prepare(programs: Sequence[Program], settings: Execution) -> Layer:
     missing = missing_parts(languages, [program.prompt for program in programs])
     if missing:
         raise FlextuneError(missing)
+    if not settings.compatible:
+        _check_reports(programs)
     return choose(settings.sandbox, settings.allow_unsandboxed, settings.limits.disk_mb)
 
 
-def judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Iterator[tuple[int, Verdict]]:
+def _check_reports(programs: Sequence[Program]) -> None:
+    """Stop if there are tests that cannot be made to report their end."""
+    seen: set[tuple[str, str]] = set()
+    for program in programs:
+        tests = program.tests
+        if isinstance(tests, str) and (program.language, tests) not in seen:
+            seen.add((program.language, tests))
+            try:
+                LANGUAGES[program.language].report(tests, End("/dev/null", 0, 0))
+            except FlextuneError as error:
+                raise FlextuneError(f"{program.task_id}: {error}") from None
+
+
+def judge_all(programs: Sequence[Program], layer: Layer, settings: Execution) -> Generator[tuple[int, Verdict]]:
     """Positions and verdicts as they are found; identical programs run once, doubtful ones again, alone, at the end."""
     same: dict[Program, list[int]] = {}
     for position, program in enumerate(programs):
@@ -66,17 +86,18 @@ def _anonymous(program: Program) -> Program:
     return replace(program, task_id="", sample=0)
 
 
-def _for_each(programs: Sequence[Program], positions: list[int], finding: Finding) -> Iterator[tuple[int, Verdict]]:
+def _for_each(programs: Sequence[Program], positions: list[int], finding: Finding) -> Generator[tuple[int, Verdict]]:
     for position in positions:
         program = programs[position]
         yield position, replace(finding.verdict, task_id=program.task_id, sample=program.sample)
 
 
-def _cost(program: Program) -> tuple[int, int]:
+def _cost(program: Program) -> tuple[bool, int, int]:
     """What a program is likely to cost, for the longest to come first."""
     tests = program.tests
-    runs = 1 if isinstance(tests, str) else len(tests.inputs)
-    return runs, len(program.prompt) + len(program.completion) + (len(tests) if isinstance(tests, str) else 0)
+    runs, length = (1, len(tests)) if isinstance(tests, str) else (len(tests.inputs), 0)
+    endless = bool(ENDLESS.search(program.completion))
+    return endless, runs, length + len(program.prompt) + len(program.completion)
 
 
 def default_workers(settings: Execution) -> int:
@@ -94,7 +115,7 @@ def _in_parallel(programs: Sequence[Program], session: Session, workers: int) ->
     def work() -> None:
         room: Room | None = None
         try:
-            room = session.layer.room(session.folder)
+            room = session.room()
             while todo:
                 try:
                     program = todo.popleft()
@@ -105,9 +126,11 @@ def _in_parallel(programs: Sequence[Program], session: Session, workers: int) ->
             todo.clear()
             found.put(error)
         finally:
-            if room is not None:
-                room.close()
-            found.put(None)
+            try:
+                if room is not None:
+                    room.close()
+            finally:
+                found.put(None)
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(workers, len(programs)))]
     for thread in threads:

@@ -134,6 +134,9 @@ def write_multipl_e(
         if program.task_id not in by_id:
             raise FlextuneError(f"{program.task_id!r} is not a problem of the benchmark, so its tests are not known")
         results.setdefault(program.task_id, []).append((program.sample, _multipl_e_result(program, verdict)))
+    files = {task_id: f"{task_id.replace('/', '_')}.results.json.gz" for task_id in results}
+    if len(set(files.values())) < len(files):
+        raise FlextuneError("two problems whose names differ only in / and _ would be one file: rename one of them")
     for task_id, numbered in results.items():
         problem = by_id[task_id]
         content = {
@@ -144,7 +147,7 @@ def write_multipl_e(
             "stop_tokens": list(problem.stop),
             "results": [result for _, result in sorted(numbered, key=lambda pair: pair[0])],
         }
-        _write_gzip(folder / f"{task_id.replace('/', '_')}.results.json.gz", json.dumps(content, indent=2))
+        _write_gzip(folder / files[task_id], json.dumps(content, indent=2))
 
 
 class _Programs:

@@ -14,12 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO
 
+from flextune.errors import FlextuneError
 from flextune.execution.languages import LANGUAGES, End, Language
 from flextune.execution.program import Program
 from flextune.execution.sandbox import Job, Room
 from flextune.execution.sandbox.supervise import Allowance, Outcome, Report, supervise
 from flextune.execution.session import Session, remove
-from flextune.execution.toolchain import tool_path
+from flextune.execution.toolchain import PATH, tool_path
 from flextune.execution.verdict import Kind, Verdict
 from flextune.tasks import StandardInput
 
@@ -49,7 +50,7 @@ def judge(program: Program, room: Room, session: Session) -> Finding:
     with contextlib.ExitStack() as stack:
         report = Report()
         stack.callback(report.close)
-        end = End(report.name, secrets.randbelow(1 << 26), secrets.randbelow(1 << 26))
+        end = End(report.name(room), secrets.randbelow(1 << 26), secrets.randbelow(1 << 26))
         if program.language == "python" and room.runs_python:
             run: _Python | _Compiled = _Python(language, room, session, report, end)
         else:
@@ -57,6 +58,7 @@ def judge(program: Program, room: Room, session: Session) -> Finding:
             stack.callback(remove, folder)
             run = _Compiled(language, room, session, report, end, number, folder)
         kind, detail, doubtful = run.judge(program)
+        detail = re.sub(rf"{re.escape(str(session.folder))}/(\d+/)?", "", detail)[-DETAIL:]
     seconds = round(time.monotonic() - started, 3)
     return Finding(Verdict(program.task_id, program.sample, kind, seconds, detail), doubtful)
 
@@ -132,22 +134,23 @@ class _Run:
             found[self.language.bounded_by] = limits.memory_mb << 20
         return found
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, names: dict[str, str]) -> dict[str, str]:
         scratch = self.room.scratch()
         return {
-            "PATH": os.defpath,
+            "PATH": PATH,
             "LANG": "C.UTF-8",
             "HOME": scratch,
             "TMPDIR": scratch,
-            **self.language.environment,
+            **{key: value.format(**names) for key, value in self.language.environment.items()},
         }
 
     def _found(self, outcome: Outcome, ended: bool) -> Found:
         limits = self.session.settings.limits
         said = (outcome.errors + b"\n" + outcome.output).decode("utf-8", "replace")
         detail = _tail(outcome.errors or outcome.output)
-        if not outcome.compiled:
-            return "compile_error", detail, False
+        if not outcome.compiled and outcome.stopped in ("", "cpu", "wall"):
+            kind: Kind = "compile_timeout" if outcome.stopped else "compile_error"
+            return kind, detail or "the parser took too long", outcome.stopped == "wall"
         match outcome.stopped:
             case "output":
                 return "output_limit", f"more than {limits.output_kb} KB of output", False
@@ -176,13 +179,7 @@ class _Python(_Run):
 
     def judge(self, program: Program) -> Found:
         with holding(self.text(program)) as source:
-            job = Job(
-                python=source,
-                readable=self.language.folders,
-                environment=self._environment(),
-                limits=self._limits(),
-            )
-            return self.run(program, job)
+            return self.run(program, Job(python=source, environment=self._environment({}), limits=self._limits()))
 
 
 @dataclass(frozen=True)
@@ -208,21 +205,19 @@ class _Compiled(_Run):
         return self.run(program, job)
 
     def _job(self, command: list[str], source: Path, limits: dict[str, int]) -> Job:
-        folder = self.room.path(self.folder)
         tool = tool_path(self.language.name)
         names = {
             "tool": tool,
             "folder": str(Path(tool).parent),
-            "program": folder,
-            "source": f"{folder}/{source.name}",
-            "warm": str(self._warm) if self._warm else "",
+            "program": str(self.folder),
+            "source": str(source),
+            "warm": str(self._warm or self.room.scratch()),
         }
-        own = () if tool.startswith("/usr/") else (str(Path(tool).parent.parent),)
         return Job(
             command=tuple(word.format(**names) for word in command),
             folder=self.folder,
-            readable=(*self.language.folders, *own, *([str(self._warm)] if self._warm else [])),
-            environment={key: value.format(**names) for key, value in self._environment().items()},
+            readable=(str(self._warm),) if self._warm else (),
+            environment=self._environment(names),
             limits=limits,
         )
 
@@ -237,13 +232,14 @@ class _Compiled(_Run):
         if self.language.name == "java":
             errors = self.session.javac(self.number).compile(source)
             if errors is not None:
+                _check_release(errors.encode())
                 return ("compile_error", _tail(errors.encode()), False) if errors else None
         limits = self.session.settings.limits
         command = list(self.language.compile)
         if self.language.name == "java" and self.session.settings.java_release:
             command[1:1] = ["--release", str(self.session.settings.java_release)]
         warm = self.language.warm
-        if warm is not None and self._warm is not None and warm.word in text:
+        if warm is not None and self._warm is not None and re.search(warm.pattern, text, re.MULTILINE):
             command[1:1] = warm.options
         seconds = math.ceil(limits.compile_seconds)
         resources = {"CPU": seconds + 1, "CORE": 0, "FSIZE": 256 << 20, "NPROC": limits.processes, "NOFILE": 1024}
@@ -252,6 +248,7 @@ class _Compiled(_Run):
             self._allowed(), cpu_seconds=seconds, wall_seconds=3 * seconds, memory_mb=COMPILER_MB, disk_mb=1024
         )
         outcome = supervise(self.room, job, allowed)
+        _check_release(outcome.errors)
         match outcome.stopped:
             case "cpu":
                 return "compile_timeout", f"the compiler took more than {seconds} seconds of processor time", False
@@ -278,12 +275,18 @@ def holding(text: str) -> Iterator[int]:
         yield file.fileno()
 
 
+def _check_release(errors: bytes) -> None:
+    """Raise `FlextuneError` if the compiler does not know the version of Java that was asked for."""
+    if found := re.search(rb"release version \d+ not supported", errors):
+        raise FlextuneError(f"execution.java_release: javac says {found[0].decode()!r}; `javac --help` lists them")
+
+
 def same_output(found: str, expected: str) -> bool:
-    """True when two outputs are the same but for white space at the ends of lines and of the text (APPS's rule)."""
+    """True when two outputs are the same word by word in each line, with no empty lines around (APPS's rule)."""
     return [line.split() for line in found.strip().splitlines()] == [
         line.split() for line in expected.strip().splitlines()
     ]
 
 
 def _tail(output: bytes) -> str:
-    return output.decode("utf-8", "replace").strip()[-DETAIL:]
+    return output.decode("utf-8", "replace").strip()[-2 * DETAIL :]

@@ -34,8 +34,8 @@ class Warm:
     text: str
     command: tuple[str, ...]
     """What is done with it."""
-    word: str = ""
-    """The programs that it helps have this in them."""
+    pattern: str = ""
+    """The programs that it helps have this in a line."""
     options: tuple[str, ...] = ()
     """What the compiler gets for them, after the tool."""
 
@@ -88,6 +88,10 @@ def _at_end(statement: str) -> Callable[[str, End], str]:
     return lambda tests, end: f"{tests.rstrip()}\n{statement.format(**vars(end))}\n"
 
 
+LEAVING = re.compile(r"\b(return\b|((std::)?exit|System\.exit)\s*\()[^;{}]*;\s*\Z")
+"""A last statement that leaves the tests: the report has to stand before it."""
+
+
 def _before_braces(count: int, statement: str) -> Callable[[str, End], str]:
     """Report inside the function that the last `count` closing braces end."""
 
@@ -97,6 +101,8 @@ def _before_braces(count: int, statement: str) -> Callable[[str, End], str]:
             position = tests.rfind("}", 0, position)
         if position < 0:
             raise FlextuneError(f"the tests do not end with {count} closing braces: {tests[-80:]!r}")
+        leaving = LEAVING.search(tests, 0, position)
+        position = leaving.start() if leaving else position
         return tests[:position] + statement.format(**vars(end)) + "\n" + tests[position:]
 
     return insert
@@ -211,7 +217,7 @@ LANGUAGES: dict[str, Language] = {
                 file="first.h",
                 text="#include <bits/stdc++.h>\n",
                 command=("{tool}", "-std=c++17", "-x", "c++-header", "{warm}/first.h"),
-                word="bits/stdc++.h",
+                pattern=r"^\s*#\s*include\s*<bits/stdc\+\+\.h>",
                 options=("-include", "{warm}/first.h"),
             ),
         ),

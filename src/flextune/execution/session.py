@@ -1,20 +1,21 @@
 """What the workers of one call share: the folder for their programs, and the compilers that stay warm."""
 
+import contextlib
 import itertools
-import os
 import shutil
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from flextune.errors import FlextuneError
 from flextune.execution.javac import WarmJavac
 from flextune.execution.languages import LANGUAGES
-from flextune.execution.sandbox import Layer
+from flextune.execution.sandbox import Layer, Room
 from flextune.execution.settings import Execution
-from flextune.execution.toolchain import tool_path
+from flextune.execution.toolchain import PATH, tool_path, toolchain_folders
 
 WORKERS_PER_COMPILER = 4
 """Workers that one warm Java compiler keeps busy: it compiles about 120 programs a second, a worker runs about 20."""
@@ -35,8 +36,16 @@ class Session:
         self._programs = programs
         self._numbers = itertools.count()
         self._lock = threading.Lock()
+        self.readable = tuple(path for name in sorted(programs) for path in toolchain_folders(name))
         compilers = -(-workers // WORKERS_PER_COMPILER)
-        self._javac = [WarmJavac(layer, self.folder, settings.java_release) for _ in range(compilers)]
+        self._javac = [WarmJavac(layer, self.folder, self.readable, settings.java_release) for _ in range(compilers)]
+        if programs.get("java", 0) > 1:
+            for compiler in self._javac:
+                compiler.start()
+
+    def room(self) -> Room:
+        """A room for one worker."""
+        return self.layer.room(self.folder, self.readable)
 
     def new_folder(self) -> tuple[int, Path]:
         """A number, and a folder of that number for one program."""
@@ -55,18 +64,21 @@ class Session:
         language = LANGUAGES[name]
         folder = self.folder / f"warm-{name}"
         with self._lock:
-            if language.warm is None or (language.warm.options and self._programs[name] < WORTH_WARMING):
+            if language.warm is None or self._programs[name] < WORTH_WARMING:
                 return None
             if folder.exists():
                 return folder
             folder.mkdir()
-            (folder / language.warm.file).write_text(language.warm.text)
+            folder.chmod(0o755)
+            source = folder / language.warm.file
+            source.write_text(language.warm.text)
+            source.chmod(0o644)
             names = {"tool": tool_path(name), "warm": str(folder)}
             command = [word.format(**names) for word in language.warm.command]
             environment = {key: value.format(**names) for key, value in language.environment.items()}
-            home = {"HOME": str(folder), "PATH": os.environ.get("PATH", os.defpath)}
+            home = {"HOME": str(folder), "PATH": PATH}
             done = subprocess.run(
-                command, cwd=folder, env=home | environment, capture_output=True, text=True, check=False
+                command, cwd=folder, env=home | environment, capture_output=True, text=True, check=False, umask=0o022
             )
             if done.returncode != 0:
                 raise FlextuneError(f"{language.tool} does not work here: {done.stderr.strip()[-500:]}")
@@ -81,10 +93,11 @@ class Session:
 
 def remove(folder: Path) -> None:
     """Remove a folder, however deep and with whatever permissions."""
-    try:
-        shutil.rmtree(folder)
-    except (OSError, RecursionError):
+    for _ in range(20):  # what was killed a moment ago may still be writing there
+        with contextlib.suppress(OSError, RecursionError):
+            shutil.rmtree(folder)
+            return
         subprocess.run(["chmod", "-R", "u+rwX", folder], capture_output=True, check=False)
-        subprocess.run(["rm", "-rf", folder], capture_output=True, check=False)
-        if os.path.lexists(folder):
-            raise
+        if subprocess.run(["rm", "-rf", folder], capture_output=True, check=False).returncode == 0:
+            return
+        time.sleep(0.1)

@@ -1,9 +1,10 @@
 """The stage `execute`: completions become `verdicts.jsonl`, with `execution.json` beside it."""
 
+import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,13 @@ from flextune.execution.program import Program
 from flextune.execution.settings import Execution
 from flextune.execution.toolchain import tool_version
 from flextune.execution.verdict import Verdict
-from flextune.files import Journal, Row, claim, read_jsonl, to_line
-from flextune.progress import progress
+from flextune.files import Journal, Row, claim, read_json, read_jsonl, to_line
+from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
 from flextune.tasks import Problem, load_benchmark
 
 WRITE_SECONDS = 0.5
-"""Verdicts are made durable this often: a process that is killed loses no more than that."""
+"""A verdict that comes so much after the last writing is written, with those before it."""
 
 
 def judge_file(
@@ -41,6 +42,7 @@ def judge_file(
     programs = read_programs(completions, problems)  # what is wrong there is said before anything is made
     with RunDirectory(output).lock():
         judge_completions(completions, problems, output, settings, f"judging {benchmark}")
+    say(f"sandbox: {read_json(output / 'execution.json')['sandbox']}")
     rows = list(read_jsonl(output / "verdicts.jsonl", ("task_id", "sample", "verdict")))
     if write:
         verdicts = [Verdict(r["task_id"], r["sample"], r["verdict"], r["seconds"], r["detail"]) for r in rows]
@@ -67,7 +69,7 @@ def judge_completions(
     layer = prepare(programs, settings)
     languages = sorted({program.language for program in programs})
     about = {
-        "completions": _digest(to_line(asdict(replace(program, prompt="", tests=""))) for program in programs),
+        "completions": _digest(to_line(asdict(replace(program, tests=""))) for program in programs),
         "problems": _digest(to_line(problem.snapshot()) for problem in problems),
         "sandbox": layer.name,
         "limits": asdict(settings.limits),
@@ -76,7 +78,7 @@ def judge_completions(
         "compatible": settings.compatible,
     }
     claim(output / "execution.json", about)
-    judged: Callable[[Sequence[Program]], Iterator[tuple[int, Verdict]]]
+    judged: Callable[[Sequence[Program]], Generator[tuple[int, Verdict]]]
     if settings.ray is not None:
         expected = {"sandbox": layer.name, **{name: tool_version(name) for name in languages}}
         judged = partial(judge_on_ray, settings=settings, expected=expected)
@@ -90,16 +92,17 @@ def judge_completions(
     with progress(label, len(programs), len(rows)) as step:
         group: list[Row] = []
         written = time.monotonic()
-        try:
-            for _, verdict in judged(todo):
-                group.append(_row(verdict, settings.compatible))
-                rows[verdict.task_id, verdict.sample] = group[-1]
-                step()
-                if time.monotonic() > written + WRITE_SECONDS:
-                    journal.append(group)
-                    group, written = [], time.monotonic()
-        finally:
-            journal.append(group)
+        with contextlib.closing(judged(todo)) as verdicts:
+            try:
+                for _, verdict in verdicts:
+                    group.append(_row(verdict, settings.compatible))
+                    rows[verdict.task_id, verdict.sample] = group[-1]
+                    step()
+                    if time.monotonic() > written + WRITE_SECONDS:
+                        journal.append(group)
+                        group, written = [], time.monotonic()
+            finally:
+                journal.append(group)
     journal.finish(rows[program.task_id, program.sample] for program in programs)
 
 

@@ -7,20 +7,32 @@ from functools import cache
 from pathlib import Path
 
 from flextune.errors import FlextuneError
+from flextune.execution import sandbox
 from flextune.execution.languages import JAVATUPLES, LANGUAGES
+
+PATH = "/usr/local/bin:/usr/bin:/bin"
+"""Where programs find commands."""
 
 
 @cache
 def find_tool(name: str) -> Path | None:
-    """The toolchain's executable, links resolved; None if it is missing.
+    """The toolchain's executable; None if it is missing.
 
     Programs run as nobody where the caller is root: a toolchain in root's home does not count then.
     """
-    places = os.environ.get("PATH", os.defpath) + os.pathsep + os.defpath
-    for folder in places.split(os.pathsep):
-        found = shutil.which(LANGUAGES[name].tool, path=folder)
-        if found and (os.geteuid() != 0 or _open_to_all(Path(found).resolve())):
-            return Path(found).resolve()
+    return _find(LANGUAGES[name].tool)
+
+
+def _find(tool: str) -> Path | None:
+    for folder in (*os.environ.get("PATH", "").split(os.pathsep), *PATH.split(os.pathsep)):
+        found = shutil.which(tool, path=folder) if folder else None
+        if found is None:
+            continue
+        path, real = Path(found), Path(found).resolve()
+        if path.is_relative_to("/usr"):  # by the name that it was called by: some tools look at it
+            return path
+        if real.name == Path(tool).name and (os.geteuid() != 0 or _open_to_all(real)):  # a shim would need its home
+            return real
     return None
 
 
@@ -35,6 +47,12 @@ def tool_path(name: str) -> str:
         language = LANGUAGES[name]
         raise FlextuneError(f"{language.tool} is missing, which judges programs in {name}: {language.install}")
     return str(tool)
+
+
+def toolchain_folders(name: str) -> tuple[str, ...]:
+    """What a toolchain reads outside of the system's own folders."""
+    tool = tool_path(name)
+    return (*LANGUAGES[name].folders, *sandbox.tool_folders(tool))
 
 
 @cache
@@ -56,7 +74,7 @@ def check_languages(names: set[str]) -> None:
             raise FlextuneError(f"programs in {name} cannot be judged; there are {', '.join(LANGUAGES)}")
         tool_path(name)
         for tool in LANGUAGES[name].needs:
-            if shutil.which(tool) is None:
+            if shutil.which(tool, path=PATH) is None:
                 raise FlextuneError(f"{tool} is missing, which judges programs in {name}: {LANGUAGES[name].install}")
 
 

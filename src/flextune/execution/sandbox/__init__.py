@@ -17,7 +17,7 @@ from flextune.execution.sandbox import bubblewrap, native, none
 from flextune.execution.sandbox.layer import Job, Layer, Room, SandboxError
 from flextune.execution.sandbox.probe import escapes
 
-__all__ = ["Job", "Layer", "Room", "SandboxError", "choose", "problem", "python"]
+__all__ = ["Job", "Layer", "Room", "SandboxError", "choose", "problem", "python", "tool_folders"]
 
 LAYERS = ("bubblewrap", "native")
 """From the strongest."""
@@ -55,7 +55,7 @@ def choose(name: str = "auto", allow_unsandboxed: bool = False, disk_mb: int = 6
 def problem(name: str) -> str | None:
     """Why a layer cannot be used here, in a few words; None if it holds a probe that tries to get out."""
     found = bubblewrap.missing() if name == "bubblewrap" else native.missing()
-    return found or escapes(_layer(name, disk_mb=64), python(), toolchain_folders(python()))
+    return found or escapes(_layer(name, disk_mb=64), python(), tool_folders(python()))
 
 
 def _layer(name: str, disk_mb: int) -> Layer:
@@ -70,6 +70,6 @@ def python() -> str:
     return "/usr/bin/python3" if Path("/usr/bin/python3").exists() else os.path.realpath(sys.executable)
 
 
-def toolchain_folders(tool: str) -> tuple[str, ...]:
-    """What has to be readable for a toolchain that is not the system's."""
+def tool_folders(tool: str) -> tuple[str, ...]:
+    """What has to be readable for a tool that is not the system's."""
     return () if tool.startswith("/usr/") else (str(Path(tool).parent.parent),)

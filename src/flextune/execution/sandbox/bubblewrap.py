@@ -1,7 +1,8 @@
 """bubblewrap: namespaces of its own for everything; nothing to see but toolchains, the program and a scratch folder.
 
-Each command gets a bubblewrap of its own, and killing that ends everything that it started. Python programs share one
-for each worker: there a launcher confines each of them once more (see launcher.py).
+Each worker has two bubblewraps, one for programs and one for compilers, which may write; in each, a launcher confines
+one job after another once more (see launcher.py). Where the kernel has no landlock to do that with, each job gets a
+bubblewrap of its own.
 """
 
 import os
@@ -11,19 +12,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from flextune.execution.sandbox import launcher
-from flextune.execution.sandbox.launched import SYSTEM, Launcher
-from flextune.execution.sandbox.layer import Ended, Files, Job, Running, SandboxError
+from flextune.execution.sandbox import kernel
+from flextune.execution.sandbox.launched import COMPILER_DISK_MB, REPORT, SYSTEM, Launcher
+from flextune.execution.sandbox.layer import Ended, Files, Job, Room, Running, SandboxError
 from flextune.execution.sandbox.process import Process, limited
 
 NAME = "bubblewrap"
-PROGRAM = "/program"
 SCRATCH = "/scratch"
-TEMPORARY = ("/tmp", "/dev/shm", SCRATCH)
 
 
 class Bubblewrap:
-    """The layer. `python` runs Python programs; without it they are commands like all others."""
+    """The layer. `python` runs the launchers; None where there is no landlock."""
 
     name = NAME
 
@@ -31,28 +30,26 @@ class Bubblewrap:
         self.python = python
         self.disk_mb = disk_mb
 
-    def room(self, session: Path) -> "BubblewrapRoom":
-        """A room with a bubblewrap for each command, and one for all its Python programs."""
-        return BubblewrapRoom(self.python, self.disk_mb)
+    def room(self, session: Path, readable: Sequence[str]) -> Room:
+        """A room with bubblewraps that last, or one that makes them for each job."""
+        if self.python is None:
+            return SingleRoom(self.disk_mb, readable)
+        return LastingRoom(self.python, self.disk_mb, session, readable)
 
 
-class BubblewrapRoom:
-    """One worker's place."""
+class LastingRoom:
+    """One worker's place: launchers in bubblewraps."""
 
-    def __init__(self, python: str | None, disk_mb: int) -> None:
-        self._disk_mb = disk_mb
-        self._launcher: Launcher | None = None
-        if python is not None:
-            self._launcher = Launcher(lambda command: [*self._wrap(), "--", *command], python, SCRATCH, alone=True)
+    runs_python = True
+    report_number: int | None = REPORT
 
-    @property
-    def runs_python(self) -> bool:
-        """Whether a job can be the text of a Python program."""
-        return self._launcher is not None
+    def __init__(self, python: str, disk_mb: int, session: Path, readable: Sequence[str]) -> None:
+        def launcher(bind: str, size: int) -> Launcher:
+            options = [*_options(size, readable), bind, str(session), str(session), *_closing()]
+            return Launcher(lambda command: [*options, "--", *command], python, SCRATCH, readable, alone=True)
 
-    def path(self, folder: Path) -> str:
-        """Where a job sees its folder."""
-        return PROGRAM
+        self._programs = launcher("--ro-bind", disk_mb)
+        self._compilers = launcher("--bind", COMPILER_DISK_MB)
 
     def scratch(self) -> str:
         """Where a job starts."""
@@ -60,10 +57,7 @@ class BubblewrapRoom:
 
     def start(self, job: Job, files: Files) -> Running:
         """Start a job."""
-        if job.python is not None:
-            assert self._launcher is not None
-            return self._launcher.start(job, None, files)
-        return _Wrapped(self._wrap(job), job, files)
+        return (self._compilers if job.writable else self._programs).start(job, files)
 
     def usage(self) -> Path | None:
         """None: its folders are in memory, with a size."""
@@ -71,24 +65,37 @@ class BubblewrapRoom:
 
     def close(self) -> None:
         """Give the room back."""
-        if self._launcher is not None:
-            self._launcher.stop()
+        self._programs.stop()
+        self._compilers.stop()
 
-    def _wrap(self, job: Job | None = None) -> list[str]:
-        """The bubblewrap command up to its options' end."""
-        readable = job.readable if job else ()
-        binds = [word for path in (*SYSTEM, *readable) for word in ("--ro-bind-try", path, path)]
-        if job and job.folder:
-            binds += ["--bind" if job.writable else "--ro-bind", str(job.folder), PROGRAM]
-        return [
-            *as_nobody(),
-            *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
-            *("--proc", "/proc", "--dev", "/dev"),
-            *(word for path in TEMPORARY for word in ("--size", str(self._disk_mb << 20), "--tmpfs", path)),
-            *binds,
-            *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", SCRATCH, "--hostname", "sandbox"),
-            *("--setenv", "PATH", os.defpath, "--setenv", "LANG", "C.UTF-8"),
-        ]
+
+class SingleRoom:
+    """One worker's place: a bubblewrap for each command."""
+
+    runs_python = False
+    report_number: int | None = None
+
+    def __init__(self, disk_mb: int, readable: Sequence[str]) -> None:
+        self._disk_mb = disk_mb
+        self._readable = readable
+
+    def scratch(self) -> str:
+        """Where a job starts."""
+        return SCRATCH
+
+    def start(self, job: Job, files: Files) -> Running:
+        """Start a job."""
+        options = _options(COMPILER_DISK_MB if job.writable else self._disk_mb, (*self._readable, *job.readable))
+        if job.folder:
+            options += ["--bind" if job.writable else "--ro-bind", str(job.folder), str(job.folder)]
+        return _Wrapped([*options, *_closing()], job, files)
+
+    def usage(self) -> Path | None:
+        """None: its folders are in memory, with a size."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is kept."""
 
 
 class _Wrapped:
@@ -98,7 +105,7 @@ class _Wrapped:
         # bubblewrap writes the exit code there only if its set-up succeeded and the command was there
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         calls, writing = os.pipe()
-        os.write(writing, launcher.seccomp_filter(platform.machine(), launcher.DENIED, namespaces=False))
+        os.write(writing, kernel.seccomp_filter(platform.machine(), kernel.DENIED, namespaces=False))
         os.close(writing)
         variables = [word for item in job.environment.items() for word in ("--setenv", *item)]
         options = ["--json-status-fd", str(self._said.fileno()), "--seccomp", str(calls), *variables, "--"]
@@ -125,6 +132,26 @@ class _Wrapped:
         if b'"exit-code"' not in said and not self._process.killed:
             raise SandboxError(f"the sandbox failed: bubblewrap ended with exit status {ended.status}")
         return ended
+
+
+def _options(disk_mb: int, readable: Sequence[str]) -> list[str]:
+    """The bubblewrap command with what everything in it sees."""
+    temporary = ("/tmp", "/dev/shm", SCRATCH)
+    return [
+        *as_nobody(),
+        *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
+        *("--proc", "/proc", "--dev", "/dev"),
+        *(word for path in temporary for word in ("--size", str(disk_mb << 20), "--tmpfs", path)),
+        *(word for path in (*SYSTEM, *readable) for word in ("--ro-bind-try", path, path)),
+    ]
+
+
+def _closing() -> list[str]:
+    """What comes after the last mount."""
+    return [
+        *("--remount-ro", "/dev", "--remount-ro", "/", "--chdir", SCRATCH, "--hostname", "sandbox"),
+        *("--setenv", "PATH", os.defpath, "--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0"),
+    ]
 
 
 def as_nobody() -> list[str]:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,13 +14,26 @@ from typing import Any
 from flextune.execution.sandbox import launcher
 from flextune.execution.sandbox.layer import Ended, Files, Job, SandboxError
 
-SOURCE = (Path(__file__).parent / "launcher.py").read_text(encoding="utf-8")
+
+def _source() -> str:
+    """kernel.py and launcher.py as one text: what runs on the system's Python cannot import from here."""
+    folder = Path(__file__).parent
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("kernel.py", "launcher.py")]
+    ours = re.compile(r"^from (?:__future__|flextune\S*) import (?:\(.*?^\)|[^\n]*)\n", re.MULTILINE | re.DOTALL)
+    return "\n".join(["from __future__ import annotations", *(ours.sub("", text) for text in texts)])
+
+
+SOURCE = _source()
 SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64"),
     *("/etc/alternatives", "/etc/ld.so.cache", "/etc/ssl/openssl.cnf"),
 )
 """What every program can read."""
 KILL = launcher.KILL
+REPORT, PYTHON = 3, 4
+"""The numbers under which a job has the report and the text of its Python program."""
+COMPILER_DISK_MB = 1024
+"""The size of the scratch folder of compilers."""
 PARSING, RUNNING = launcher.PARSING.decode(), launcher.RUNNING.decode()
 ANSWER_SECONDS = 60
 """How long a launcher may take to clean up after a job."""
@@ -33,6 +47,7 @@ class Launcher:
         wrap: Callable[[Sequence[str]], Sequence[str]],
         python: str,
         scratch: str,
+        readable: Sequence[str],
         *,
         alone: bool,
         disk_mb: int = 0,
@@ -44,6 +59,7 @@ class Launcher:
             wrap: The launcher's command to the command that starts it.
             python: The interpreter that runs it, and with it Python programs.
             scratch: The scratch folder as the launcher sees it.
+            readable: What jobs can read besides the system.
             alone: Whether there is nothing around it but its jobs, in namespaces that they share.
             disk_mb: The size of the scratch folder, if it is not alone.
             writable: Where some jobs can write besides.
@@ -53,7 +69,7 @@ class Launcher:
         self._settings = json.dumps(
             {
                 "scratch": scratch,
-                "readable": SYSTEM,
+                "readable": [*SYSTEM, *readable],
                 "alone": alone,
                 "disk_mb": disk_mb,
                 "writable": list(writable),
@@ -65,15 +81,16 @@ class Launcher:
         self.namespaces = False
         """Whether its jobs have namespaces of their own, and the scratch folder its size."""
 
-    def start(self, job: Job, path: str | None, files: Files) -> "Launched":
-        """Give the launcher a job whose folder is `path` to it."""
+    def start(self, job: Job, files: Files) -> "Launched":
+        """Give the launcher a job."""
         connection = self._ready()
-        numbers = {number: number for number in (files.report, job.python) if number is not None}
-        sent = {0: files.stdin, 1: files.stdout, 2: files.stderr, **numbers}
+        more = {REPORT: files.report, PYTHON: job.python}
+        sent = {0: files.stdin, 1: files.stdout, 2: files.stderr}
+        sent |= {number: file for number, file in more.items() if file is not None}
         message = {
             "command": job.command,
-            "source": job.python,
-            "program": path,
+            "source": 0 if job.python is None else PYTHON,
+            "program": str(job.folder) if job.folder else "",
             "writable": job.writable,
             "readable": job.readable,
             "environment": job.environment,
@@ -118,12 +135,13 @@ class Launcher:
                 answer = self.receive()
             except OSError:
                 assert self._process.stderr is not None
+                self._process.kill()
                 said = self._process.stderr.read().decode("utf-8", "replace").strip().splitlines()
                 answer = {"failed": said[-1] if said else "it does not start"}
             if "failed" in answer:
                 self.stop()
                 raise SandboxError(f"the sandbox failed: {answer['failed']}")
-            self.total_cpu = 0.0
+            self.total_cpu = answer["total"]
             self.namespaces = answer["namespaces"]
         return self._connection
 
@@ -157,6 +175,7 @@ class Launched:
 
     def __init__(self, launcher: Launcher) -> None:
         self._launcher = launcher
+        self._killed = False
         self.pid = launcher.pid
         self.cpu_before = launcher.total_cpu
 
@@ -166,6 +185,7 @@ class Launched:
 
     def kill(self) -> None:
         """Have the launcher end the job."""
+        self._killed = True
         with contextlib.suppress(OSError):
             self._launcher.connection.send(KILL)
 
@@ -180,6 +200,6 @@ class Launched:
         if answer["last"]:
             self._launcher.stop()
         stage = answer["stage"]
-        if stage not in (RUNNING, PARSING, PARSING + RUNNING):
-            raise SandboxError(f"the sandbox failed: {stage.lstrip('p!') or 'the program was never started'}")
-        return Ended(answer["status"], answer["cpu"], compiled=stage.endswith(RUNNING))
+        if not (self._killed or stage.startswith((RUNNING, PARSING))):
+            raise SandboxError(f"the sandbox failed: {stage.lstrip('!') or 'the program was never started'}")
+        return Ended(answer["status"], answer["cpu"], compiled=RUNNING in stage)

@@ -1,5 +1,6 @@
 """The interface of a sandbox layer: a layer opens rooms, and a room runs one job at a time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +24,7 @@ class Job:
     writable: bool = False
     """Whether the job can write there too, as compilers do."""
     readable: tuple[str, ...] = ()
-    """Files and folders that the toolchain reads, beside those of the system."""
+    """What the job can read besides."""
     environment: dict[str, str] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
     """Resource limits by their names in POSIX without RLIMIT_, for each process."""
@@ -37,7 +38,6 @@ class Files:
     stdout: int
     stderr: int
     report: int | None = None
-    """Kept at the same number, because the tests name it."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,12 @@ class Room(Protocol):
     """A place for one job at a time, kept for the next."""
 
     @property
+    def report_number(self) -> int | None:
+        """The number under which a job has the report; None where it is the engine's."""
+
+    @property
     def runs_python(self) -> bool:
         """Whether a job can be the text of a Python program."""
-
-    def path(self, folder: Path) -> str:
-        """Where a job sees its folder."""
 
     def scratch(self) -> str:
         """Where a job sees the folder that it starts in: empty, and its own to write."""
@@ -99,5 +100,5 @@ class Layer(Protocol):
     def name(self) -> str:
         """What it is called in settings and files."""
 
-    def room(self, session: Path) -> Room:
-        """A room whose jobs have their folders under `session`. Raises `SandboxError`."""
+    def room(self, session: Path, readable: Sequence[str]) -> Room:
+        """A room whose jobs have their folders under `session`, and can read `readable` and the system's toolchains."""

@@ -7,14 +7,14 @@ and with user namespaces also the sight of other processes, the network and shar
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from flextune.execution.sandbox import launcher as launching
-from flextune.execution.sandbox.launched import Launcher
+from flextune.execution.sandbox import kernel
+from flextune.execution.sandbox.launched import COMPILER_DISK_MB, REPORT, Launcher
 from flextune.execution.sandbox.layer import Files, Job, Running
 
 NAME = "native"
-COMPILER_DISK_MB = 1024
 
 
 class Native:
@@ -26,17 +26,19 @@ class Native:
         self.python = python
         self.disk_mb = disk_mb
 
-    def room(self, session: Path) -> "NativeRoom":
+    def room(self, session: Path, readable: Sequence[str]) -> "NativeRoom":
         """A room with a launcher for programs, one for compilers, and a scratch folder."""
-        return NativeRoom(self.python, session, self.disk_mb)
+        return NativeRoom(self.python, session, self.disk_mb, readable)
 
 
 class NativeRoom:
     """One worker's place."""
 
     runs_python = True
+    report_number: int | None = REPORT
 
-    def __init__(self, python: str, session: Path, disk_mb: int) -> None:
+    def __init__(self, python: str, session: Path, disk_mb: int, readable: Sequence[str]) -> None:
+        self._readable = readable
         self._session = session
         self._python = python
         self._disk_mb = disk_mb
@@ -50,11 +52,7 @@ class NativeRoom:
 
     def _launcher(self, disk_mb: int, *writable: str) -> Launcher:
         scratch = str(self._scratch)
-        return Launcher(list, self._python, scratch, alone=False, disk_mb=disk_mb, writable=writable)
-
-    def path(self, folder: Path) -> str:
-        """Where a job sees its folder: where it is."""
-        return str(folder)
+        return Launcher(list, self._python, scratch, self._readable, alone=False, disk_mb=disk_mb, writable=writable)
 
     def scratch(self) -> str:
         """Where a job starts; a new folder, if the last could not be cleaned."""
@@ -65,8 +63,7 @@ class NativeRoom:
 
     def start(self, job: Job, files: Files) -> Running:
         """Start a job."""
-        launcher = self._compilers if job.writable else self._programs
-        return launcher.start(job, None if job.folder is None else str(job.folder), files)
+        return (self._compilers if job.writable else self._programs).start(job, files)
 
     def usage(self) -> Path | None:
         """The scratch folder, if nothing else limits its size."""
@@ -82,8 +79,8 @@ def missing() -> str | None:
     """Why this layer cannot be here, as a sentence."""
     if not sys.platform.startswith("linux"):
         return f"landlock and seccomp are Linux's, this is {sys.platform}"
-    if platform.machine() not in launching.MACHINES:
-        return f"the native layer knows {' and '.join(launching.MACHINES)}, this is {platform.machine()}"
-    if launching.landlock_abi() == 0:
+    if platform.machine() not in kernel.MACHINES:
+        return f"the native layer knows {' and '.join(kernel.MACHINES)}, this is {platform.machine()}"
+    if kernel.landlock_abi() == 0:
         return "the kernel has no landlock (5.13 or later, with landlock among its security modules)"
     return None

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from flextune.execution.sandbox.layer import Files, Job, Running
@@ -15,7 +16,7 @@ class Unsandboxed:
 
     name = NAME
 
-    def room(self, session: Path) -> "UnsandboxedRoom":
+    def room(self, session: Path, readable: Sequence[str]) -> "UnsandboxedRoom":
         """A scratch folder on the open machine."""
         return UnsandboxedRoom(session)
 
@@ -24,13 +25,10 @@ class UnsandboxedRoom:
     """One worker's place."""
 
     runs_python = False
+    report_number: int | None = None
 
     def __init__(self, session: Path) -> None:
         self._scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=session))
-
-    def path(self, folder: Path) -> str:
-        """Where a job sees its folder: where it is."""
-        return str(folder)
 
     def scratch(self) -> str:
         """Where a job starts."""

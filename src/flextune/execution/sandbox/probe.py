@@ -30,16 +30,19 @@ held("it can write to the system", lambda: open("/usr/flextune-probe", "w"))
 held("it can send signals outside", lambda: os.kill(engine, 0))
 held("it can take more memory than it may", lambda: bytearray(2 << 30))
 def storm():
-    children = []
+    waiting, end = os.pipe()
+    children = 0
     try:
         for _ in range(100):
-            children.append(os.fork())
-            if children[-1] == 0:
-                time.sleep(100)
+            if os.fork() == 0:
+                os.close(end)
+                os.read(waiting, 1)
+                os._exit(0)
+            children += 1
     finally:
-        for child in children:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
+        os.close(end)
+        for _ in range(children):
+            os.wait()
 held("it can start more processes than it may", storm)
 open("written", "w").write("yes")
 if os.fork() == 0:
@@ -68,15 +71,15 @@ def escapes(layer: Layer, python: str, readable: tuple[str, ...]) -> str | None:
         places = (server.getsockname()[1], str(secret), str(outside / "written"), os.getpid())
         text = PROBE.replace("PLACES", repr(places))
         try:
-            room = layer.room(session)
+            room = layer.room(session, readable)
             try:
-                commanded = Job(command=(python, "-I", "-c", text), readable=readable, limits=LIMITS)
+                commanded = Job(command=(python, "-I", "-c", text), limits=LIMITS)
                 found = _escapes(room, commanded)
                 if found is None and room.runs_python:
                     with tempfile.TemporaryFile() as source:
                         source.write(text.encode())
                         source.seek(0)
-                        found = _escapes(room, Job(python=source.fileno(), readable=readable, limits=LIMITS))
+                        found = _escapes(room, Job(python=source.fileno(), limits=LIMITS))
                 return found
             finally:
                 room.close()

@@ -54,17 +54,16 @@ class Outcome:
 
 
 class Report:
-    """A pipe on which the tests report their end: what was written can be neither read nor changed by the program."""
+    """A pipe on which the tests report their end: what was written cannot be changed by the program."""
 
     def __init__(self) -> None:
         self._read, self.write = os.pipe()
-        os.fchmod(self.write, 0o666)  # it is opened by name, as nobody
+        os.fchmod(self.write, 0o222)  # it is opened by name, as nobody, and only to write
         os.set_blocking(self._read, False)
 
-    @property
-    def name(self) -> str:
-        """Under which the program opens it."""
-        return f"/dev/fd/{self.write}"
+    def name(self, room: Room) -> str:
+        """Under which a program in that room opens it."""
+        return f"/dev/fd/{room.report_number or self.write}"
 
     def read(self) -> bytes:
         """What was written."""
@@ -119,9 +118,12 @@ def supervise(
                 os.close(file)
         out, err = _Kept(reading[0], whole), _Kept(reading[1])
         watch = _Watch(running, room.usage(), allowed, started)
-        stopped = _drain(running, (out, err), watch, allowed)
-        if stopped:
-            running.kill()
+        stopped: Stopped = "wall"
+        try:
+            stopped = _drain(running, (out, err), watch, allowed)
+        finally:
+            if stopped:
+                running.kill()
         ended = running.finish()
         seconds = time.monotonic() - started
         for kept in (out, err):
