@@ -105,7 +105,7 @@ def multipl_e(programs: list[Program], workers: int) -> tuple[float, int]:
 
 
 def floor(language: str, workers: int, count: int = 60) -> float:
-    """Starts per second of what each program needs at least: a JVM, an interpreter forked, an empty program compiled."""
+    """Starts per second of what a program needs at least: a JVM, a forked interpreter, an empty program compiled."""
     with tempfile.TemporaryDirectory() as folder:
         if language == "java":
             Path(folder, "A.java").write_text("class A { public static void main(String[] a) {} }")
@@ -128,7 +128,7 @@ def floor(language: str, workers: int, count: int = 60) -> float:
 
 
 def references(data: Path, copies: int) -> list[Program]:
-    """HumanEval's reference solutions, each so many times, made different by a comment: the same is judged only once."""
+    """HumanEval's references, each so many times, made different by a comment: what is the same is judged once."""
     problems = load_benchmark("humaneval", data).problems
     return [
         Program(p.task_id, copy, p.language, p.prompt, f"{p.solution}# {copy}\n", p.tests)
@@ -193,9 +193,9 @@ def main() -> None:
             f"{platform.platform()}, {json.dumps(about)}, {workers} workers, layer {options.layer}.\n",
             *lines,
             "",
-            "Ours is the whole command: interpreter start, sandbox probe, verdicts on disk. Memory is the engine's own, "
-            "or g++'s for its header.",
-            f"Floor, starts per second with {workers} workers (a JVM; a fork of an interpreter; g++ on an empty program):"
+            "Ours is the whole command: interpreter start, sandbox probe, verdicts on disk. Memory is the engine's own,"
+            " or g++'s for its header.",
+            f"Floor, starts per second with {workers} workers (a JVM; a forked interpreter; g++ on an empty program):"
             f" {floors}.",
         ]
     )
