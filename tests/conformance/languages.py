@@ -153,7 +153,7 @@ CASES = {
         "java": '        while (true) { System.out.println("x".repeat(1000)); }',
         "javascript": "    while (true) { require('fs').writeSync(1, 'x'.repeat(1000)); }\n}",
         "cpp": '    while (true) { std::cout << std::string(1000, 120) << "\\n"; }',
-        "typescript": "    while (true) { console.log('x'.repeat(1000)); }\n}",
+        "typescript": "    while (true) { require('fs').writeSync(1, 'x'.repeat(1000)); }\n}",
         "rust": '    loop { println!("{}", "x".repeat(1000)); }',
         "go": '    for { fmt.Printf("%1000d\\n", x) }\n}',
         "php": "    while (true) { echo str_repeat('x', 1000); }\n}",
