@@ -12,13 +12,13 @@ from flextune.errors import FlextuneError, UsageError
 Row = dict[str, Any]
 
 
-def write_atomic(path: Path, content: str) -> None:
-    """Write a text file so that a reader, or a restart after a crash, sees the old file or the new, never a part."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a restart after a crash, sees the old file or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(content)
+        with partial.open("wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

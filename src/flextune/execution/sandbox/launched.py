@@ -40,7 +40,7 @@ ANSWER_SECONDS = 60
 
 
 class Launcher:
-    """A launcher process; after a job that was killed or left something behind, the next job gets a new one."""
+    """A launcher process; after a job that left what cannot be removed, the next job gets a new one."""
 
     def __init__(
         self,

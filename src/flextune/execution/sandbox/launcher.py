@@ -4,8 +4,8 @@
 
 It reads jobs from the socket FD, one at a time, each with its open files, forks, confines the child, and lets it run a
 command, or a Python program in the child itself, which saves the start of an interpreter. It answers with how the child
-ended, after everything that the child had started is gone. The engine starts one for each worker: on the machine itself
-(the layer `native`) or inside bubblewrap (for Python programs).
+ended, after everything that the child had started is gone. The engine starts two for each worker, one for programs and
+one for compilers: on the machine itself (the layer `native`) or inside bubblewrap.
 
 A child is confined by what the kernel lets it give up: rights on files by landlock, system calls by seccomp, its own
 process namespace where that may be had, resource limits, and all privileges. It runs on whatever Python the programs

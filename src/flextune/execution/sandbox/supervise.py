@@ -8,11 +8,11 @@ import math
 import os
 import select
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from flextune.execution.sandbox.launcher import descendants
 from flextune.execution.sandbox.layer import Files, Job, Room, Running
 
 KEPT = 4096
@@ -29,7 +29,7 @@ Stopped = Literal["", "cpu", "wall", "memory", "disk", "output"]
 class Allowance:
     """What a job may use in all."""
 
-    cpu_seconds: float | None
+    cpu_seconds: float
     wall_seconds: float
     memory_mb: int
     disk_mb: int
@@ -129,7 +129,7 @@ def supervise(
         for kept in (out, err):
             kept.rest()
         cpu = max(ended.cpu_seconds, watch.cpu_seconds)
-        if not stopped and allowed.cpu_seconds is not None and cpu >= allowed.cpu_seconds:
+        if not stopped and cpu >= allowed.cpu_seconds:
             stopped = "cpu"
         return Outcome(ended.status, stopped, out.bytes, err.bytes, seconds, cpu, ended.compiled)
 
@@ -208,7 +208,7 @@ class _Watch:
         self._next = now + LOOK
         used, memory = usage(self._running.pid)
         self.cpu_seconds = max(self.cpu_seconds, used - self._running.cpu_before)
-        if self._allowed.cpu_seconds is not None and self.cpu_seconds >= self._allowed.cpu_seconds:
+        if self.cpu_seconds >= self._allowed.cpu_seconds:
             return "cpu"
         if memory > self._allowed.memory_mb << 20:
             return "memory"
@@ -220,7 +220,7 @@ class _Watch:
 def usage(pid: int) -> tuple[float, int]:
     """Processor seconds and bytes of memory of a process and all that come from it (Linux; elsewhere 0, 0)."""
     ticks, pages, pids = 0, 0, []
-    for process in _tree(pid):
+    for process in (pid, *descendants(pid)):
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
             ticks += sum(map(int, words[11:15]))
@@ -230,16 +230,6 @@ def usage(pid: int) -> tuple[float, int]:
     if memory > 256 << 20 and len(pids) > 2:  # processes that were forked share pages
         memory = sum(_own_memory(process, memory // len(pids)) for process in pids)
     return ticks / TICKS, memory
-
-
-def _tree(pid: int) -> Iterator[int]:
-    waiting = [pid]
-    while waiting:
-        process = waiting.pop()
-        yield process
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{process}/task").iterdir():
-                waiting += map(int, (task / "children").read_bytes().split())
 
 
 def _own_memory(process: int, otherwise: int) -> int:
