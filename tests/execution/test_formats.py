@@ -8,7 +8,8 @@ import pytest
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.execution import Program, Verdict, execute
-from flextune.execution.formats import MULTIPL_E_STATUS, read_programs, write_human_eval, write_multipl_e
+from flextune.execution.formats import read_programs
+from flextune.execution.results import MULTIPL_E_STATUS, write_human_eval, write_multipl_e
 from flextune.execution.verdict import Kind
 from flextune.tasks import Problem, StandardInput, load_benchmark
 

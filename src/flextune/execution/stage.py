@@ -12,8 +12,9 @@ from typing import Literal
 
 from flextune.execution.cluster import judge_on_ray
 from flextune.execution.engine import judge_all, prepare
-from flextune.execution.formats import MULTIPL_E_STATUS, read_programs, write_human_eval, write_multipl_e
+from flextune.execution.formats import read_programs
 from flextune.execution.program import Program
+from flextune.execution.results import MULTIPL_E_STATUS, write_human_eval, write_multipl_e
 from flextune.execution.settings import Execution
 from flextune.execution.toolchain import tool_version
 from flextune.execution.verdict import Verdict

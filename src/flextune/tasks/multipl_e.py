@@ -21,6 +21,15 @@ REVISION = "28441b6024e71d4a1c1c0f6bf171c935cd5a43f2"
 KEYS = ("name", "language", "prompt", "tests", "stop_tokens")
 
 
+def short_name(language: str) -> str:
+    """MultiPL-E's name of a language, given that or ours.
+
+    >>> short_name("rust"), short_name("rs"), short_name("java")
+    ('rs', 'rs', 'java')
+    """
+    return next((short for short, ours in LANGUAGES.items() if ours == language), language)
+
+
 def load(config: str, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
     """All problems of a config by its Hub name: `humaneval-java`, `mbpp-cpp`, …."""
     source = Source(file=f"multipl-e/{config}.jsonl", repo="nuprl/MultiPL-E", revision=REVISION, config=config)
