@@ -1,130 +1,17 @@
-"""The command line: one verb, one function. Heavy libraries are imported by the verb that needs them.
+"""The verbs of one stage each: `train`, `generate`, `execute`, `score`, `compare`, `report`."""
 
-Exit codes: 0 done, 1 failed, 2 used wrongly.
-"""
-
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
-import cyclopts
 from cyclopts import Parameter
 
-from flextune.cli_data import app as data_app
-from flextune.errors import FlextuneError, UsageError
-from flextune.progress import console, out, say
-from flextune.rundir import Measurement, version
-
-app = cyclopts.App(
-    name="flextune",
-    help="Fine-tune a code model on one programming language, and know what that did to the others.",
-    version=version,
-    default_parameter=Parameter(negative=()),
-    help_epilogue="Start with `flextune quickstart`. Add --debug to any command to see a traceback.",
-)
-app.command(data_app)
+from flextune.errors import UsageError
+from flextune.progress import out
+from flextune.rundir import Measurement
 
 Sandbox = Literal["auto", "bubblewrap", "native", "none"]
 
 
-@app.command
-def quickstart(*overrides: str, output: str = "runs/quickstart") -> None:
-    """Tune a small model on Python, measure it on Python and Java before and after, and write a report.
-
-    Parameters
-    ----------
-    overrides
-        Keys of the recipe to change, such as training.epochs=1 (`flextune recipe` lists them).
-    output
-        The run directory.
-    """
-    from flextune import pipeline
-
-    _show(pipeline.quickstart(output, overrides).path)
-
-
-@app.command
-def run(recipe: str, *overrides: str, output: str | None = None) -> None:
-    """Do all of a recipe: measure, train, measure again, compare, report. Killed, it goes on where it was.
-
-    Parameters
-    ----------
-    recipe
-        The YAML file (`flextune recipe` lists its keys).
-    overrides
-        Keys to change, such as training.learning_rate=1e-4.
-    output
-        The run directory; by default runs/ and the name of the recipe.
-    """
-    from flextune import pipeline
-    from flextune.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides)
-    _show(pipeline.run(loaded, output or Path("runs") / Path(recipe).stem).path)
-
-
-@app.command
-def recipe() -> None:
-    """List the keys of a recipe: type, default, and what each does."""
-    from flextune.recipe import describe_keys
-
-    for key, kind, default, description in describe_keys():
-        if kind == "section":
-            out.print(f"\n[bold]{key}[/bold]: {description}")
-        else:
-            out.print(f"  [bold]{key}[/bold] ({default}): {description}")
-
-
-@app.command
-def evaluate(
-    model: str,
-    *,
-    benchmark: list[str],
-    output: str | None = None,
-    adapter: str | None = None,
-    data: str | None = None,
-    limit: int | None = None,
-    max_new_tokens: int | None = None,
-    allow_unsandboxed: bool = False,
-) -> None:
-    """Measure a model on benchmarks: generate greedily, execute in the sandbox, score.
-
-    Parameters
-    ----------
-    model
-        A folder, a name on the Hub, or smollm2-135m.
-    benchmark
-        A benchmark (`flextune data list`); may be given several times.
-    output
-        The run directory; by default runs/evaluate- and the model's name.
-    adapter
-        A PEFT folder to put beside the model's weights.
-    data
-        A folder with local copies of data sets.
-    limit
-        Ask only the first problems.
-    max_new_tokens
-        Longest completion.
-    allow_unsandboxed
-        Agree to run programs without a sandbox if there is none.
-    """
-    from flextune import pipeline
-
-    done = pipeline.evaluate(
-        model,
-        benchmark,
-        output or f"runs/evaluate-{Path(model).name}",
-        adapter=adapter,
-        data=data,
-        limit=limit,
-        max_new_tokens=max_new_tokens,
-        allow_unsandboxed=allow_unsandboxed,
-    )
-    _show(done.path)
-
-
-@app.command
 def train(recipe: str, *overrides: str, output: str | None = None) -> None:
     """Train the adapter of a recipe, without measuring anything.
 
@@ -144,7 +31,6 @@ def train(recipe: str, *overrides: str, output: str | None = None) -> None:
     out.print(f"Adapter: {directory.adapter}", soft_wrap=True)
 
 
-@app.command
 def generate(
     *,
     model: str,
@@ -216,7 +102,6 @@ def generate(
     out.print(f"Completions: {path}", soft_wrap=True)
 
 
-@app.command
 def execute(
     completions: str,
     *,
@@ -292,7 +177,6 @@ def execute(
     out.print(f"Verdicts: {folder / 'verdicts.jsonl'}", soft_wrap=True)
 
 
-@app.command
 def score(folder: str, *, benchmark: str = "") -> None:
     """Turn the verdicts in a folder into scores.json: pass@1 with its interval.
 
@@ -314,7 +198,6 @@ def score(folder: str, *, benchmark: str = "") -> None:
     )
 
 
-@app.command
 def compare(first: str, second: str) -> None:
     """Compare two folders with verdicts of the same problems, the second against the first.
 
@@ -338,7 +221,6 @@ def compare(first: str, second: str) -> None:
     out.print(f"lost {len(found['lost'])}: {' '.join(found['lost'])}", soft_wrap=True, markup=False)
 
 
-@app.command
 def report(run: str, *, output: str | None = None) -> None:
     """Write the report of a run directory as a page that opens from disk.
 
@@ -352,58 +234,3 @@ def report(run: str, *, output: str | None = None) -> None:
     from flextune.report.page import write_report
 
     out.print(f"Report: {write_report(run, output)}", soft_wrap=True)
-
-
-@app.command
-def doctor() -> None:
-    """Say what works here: toolchains, sandbox, libraries, accelerator."""
-    from flextune import doctor as examination
-
-    out.print(examination.table())
-
-
-def _show(run: Path) -> None:
-    """The end of a run: the table, and where the report is."""
-    from flextune.report.results import read_results
-    from flextune.report.table import summary
-
-    out.print(summary(read_results(run)))
-    out.print(f"Report: {run / 'report' / 'index.html'}", soft_wrap=True)
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit."""
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in tokens
-    tokens = [token for token in tokens if token != "--debug"]
-    sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value"), debug))
-
-
-def _guarded(command: Callable[[], Any], debug: bool) -> int:
-    """Run a command; errors become one sentence and an exit code."""
-    try:
-        command()
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        if debug:
-            console.print_exception()
-        code, message = _sentence(error)
-    say(f"flextune: {message}")
-    return code
-
-
-def _sentence(error: BaseException) -> tuple[int, str]:
-    """The exit code of an error, and what to say of it."""
-    match error:
-        case cyclopts.CycloptsError():
-            return 2, f"{error} (see `flextune --help`)"
-        case FlextuneError():
-            return error.exit_code, str(error)
-        case KeyboardInterrupt():
-            return 130, "stopped; the same command goes on from here"
-        case OSError():
-            place = f"{error.filename}: " if error.filename else ""
-            return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
-        return 1, "the GPU is out of memory: lower generation.batch_size or training.batch_size"
-    return 1, f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"

@@ -1,0 +1,85 @@
+"""The command line: one verb, one function. Heavy libraries are imported by the verb that needs them.
+
+Exit codes: 0 done, 1 failed, 2 used wrongly.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import cyclopts
+from cyclopts import Parameter
+
+from flextune.cli import data, experiment, stages
+from flextune.errors import FlextuneError
+from flextune.progress import console, out, say
+from flextune.rundir import version
+
+app = cyclopts.App(
+    name="flextune",
+    help="Fine-tune a code model on one programming language, and know what that did to the others.",
+    version=version,
+    default_parameter=Parameter(negative=()),
+    help_epilogue="Start with `flextune quickstart`. Add --debug to any command to see a traceback.",
+)
+app.command(data.app)
+VERBS: tuple[Callable[..., None], ...] = (
+    experiment.quickstart,
+    experiment.run,
+    experiment.evaluate,
+    experiment.recipe,
+    stages.train,
+    stages.generate,
+    stages.execute,
+    stages.score,
+    stages.compare,
+    stages.report,
+)
+for verb in VERBS:
+    app.command(verb)
+
+
+@app.command
+def doctor() -> None:
+    """Say what works here: toolchains, sandbox, libraries, accelerator."""
+    from flextune import doctor as examination
+
+    out.print(examination.table())
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in tokens
+    tokens = [token for token in tokens if token != "--debug"]
+    sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value"), debug))
+
+
+def _guarded(command: Callable[[], Any], debug: bool) -> int:
+    """Run a command; errors become one sentence and an exit code."""
+    try:
+        command()
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            console.print_exception()
+        code, message = _sentence(error)
+    say(f"flextune: {message}")
+    return code
+
+
+def _sentence(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error, and what to say of it."""
+    match error:
+        case cyclopts.CycloptsError():
+            return 2, f"{error} (see `flextune --help`)"
+        case FlextuneError():
+            return error.exit_code, str(error)
+        case KeyboardInterrupt():
+            return 130, "stopped; the same command goes on from here"
+        case OSError():
+            place = f"{error.filename}: " if error.filename else ""
+            return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return 1, "the GPU is out of memory: lower generation.batch_size or training.batch_size"
+    return 1, f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"

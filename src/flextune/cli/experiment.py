@@ -1,0 +1,106 @@
+"""The verbs of a whole experiment: `quickstart`, `run`, `evaluate`, `recipe`."""
+
+from pathlib import Path
+
+from flextune.progress import out
+
+
+def quickstart(*overrides: str, output: str = "runs/quickstart") -> None:
+    """Tune a small model on Python, measure it on Python and Java before and after, and write a report.
+
+    Parameters
+    ----------
+    overrides
+        Keys of the recipe to change, such as training.epochs=1 (`flextune recipe` lists them).
+    output
+        The run directory.
+    """
+    from flextune import pipeline
+
+    _show(pipeline.quickstart(output, overrides).path)
+
+
+def run(recipe: str, *overrides: str, output: str | None = None) -> None:
+    """Do all of a recipe: measure, train, measure again, compare, report. Killed, it goes on where it was.
+
+    Parameters
+    ----------
+    recipe
+        The YAML file (`flextune recipe` lists its keys).
+    overrides
+        Keys to change, such as training.learning_rate=1e-4.
+    output
+        The run directory; by default runs/ and the name of the recipe.
+    """
+    from flextune import pipeline
+    from flextune.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides)
+    _show(pipeline.run(loaded, output or Path("runs") / Path(recipe).stem).path)
+
+
+def evaluate(
+    model: str,
+    *,
+    benchmark: list[str],
+    output: str | None = None,
+    adapter: str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    max_new_tokens: int | None = None,
+    allow_unsandboxed: bool = False,
+) -> None:
+    """Measure a model on benchmarks: generate greedily, execute in the sandbox, score.
+
+    Parameters
+    ----------
+    model
+        A folder, a name on the Hub, or smollm2-135m.
+    benchmark
+        A benchmark (`flextune data list`); may be given several times.
+    output
+        The run directory; by default runs/evaluate- and the model's name.
+    adapter
+        A PEFT folder to put beside the model's weights.
+    data
+        A folder with local copies of data sets.
+    limit
+        Ask only the first problems.
+    max_new_tokens
+        Longest completion.
+    allow_unsandboxed
+        Agree to run programs without a sandbox if there is none.
+    """
+    from flextune import pipeline
+
+    done = pipeline.evaluate(
+        model,
+        benchmark,
+        output or f"runs/evaluate-{Path(model).name}",
+        adapter=adapter,
+        data=data,
+        limit=limit,
+        max_new_tokens=max_new_tokens,
+        allow_unsandboxed=allow_unsandboxed,
+    )
+    _show(done.path)
+
+
+def recipe() -> None:
+    """List the keys of a recipe: type, default, and what each does."""
+    from flextune.recipe import describe_keys
+
+    for key, kind, default, description in describe_keys():
+        if kind == "section":
+            out.print(f"\n[bold]{key}[/bold]: {description}")
+        else:
+            out.print(f"  [bold]{key}[/bold] ({default}): {description}")
+
+
+def _show(run: Path) -> None:
+    """The end of a run: the table, and where the report is."""
+    from flextune.report.results import read_results
+    from flextune.report.table import summary
+
+    out.print(summary(read_results(run)))
+    out.print(f"Report: {run / 'report' / 'index.html'}", soft_wrap=True)
