@@ -2,23 +2,34 @@
 
     penalty = FourierPenalty(model, strength=0.02)
     loss.backward()
-    penalty.add_gradient_()        # once a step, before clipping
+    penalty.add_gradient_()        # once a step, after the last backward pass and before clipping
     optimizer.step()
 
 For each factor W with N entries and n = N // 2 + 1 bins of ŵ = rfft(flatten(W), norm="ortho"):
 
     L_F = Σ_k ρ_k |ŵ_k|²,   ρ_k = 1 − φ_k,   φ_k = φ_low + (φ_high − φ_low) · min(1, k / (n · T))     (eqs. 3 to 6)
 
-The gradient is closed: ∇L_F = 2 · irfft(ρ · c · ŵ), with c = 1 at frequency 0 (and at the Nyquist bin of an even N)
-and ½ elsewhere, since a one-sided sum counts each inner frequency once. So nothing passes through autograd.
+The gradient is closed (`flextune.tuning.forms`), so nothing passes through autograd. For a `transformers.Trainer` there
+are `flextune.attach` and `flextune.SpectralTrainerMixin`.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from flextune.errors import UsageError
+from flextune.errors import FlextuneError, UsageError
+from flextune.tuning.factors import Factor, LoraPair, distinct, given, lora_pairs
+from flextune.tuning.forms import LAWS, Bins, Flat, Form, Norm, Product, Reading, Reduction
+
+CHOICES = {"norm": Norm, "reduction": Reduction, "bins": Bins, "form": Form}
+CHUNK = {"cpu": 2**20, "cuda": 2**24}
+"""Entries that are transformed at once, by device: what the allocator and the caches of a processor like."""
 
 
 class FourierPenalty:
@@ -26,17 +37,29 @@ class FourierPenalty:
 
     Args:
         model_or_parameters: A PEFT model, whose trainable LoRA factors are found by PEFT's structure, or the
-            parameters themselves.
+            parameters themselves (for `form="product"`: pairs of A and B). With FSDP2 give the model: sharding
+            replaces its parameters.
         strength: λ of eq. 7.
         threshold: T of eq. 6, in (0, 1].
         phi_low: φ at frequency 0, in [0, 1].
         phi_high: φ above the threshold, in [0, 1].
+        norm: Of the FFT: `ortho`, `backward` (no factor, what torch.fft does by default) or `forward` (1 / N). It
+            multiplies L_F by 1, N or 1 / N.
+        reduction: Over the bins of one factor, `sum` (eq. 4) or `mean`. Factors are always summed.
+        bins: `rfft` counts the n = N // 2 + 1 bins of a real FFT once each (eqs. 3 and 4 as they are written); `fft`
+            counts both halves of the spectrum; `parameters` is `rfft` with n = N in eq. 6.
+        form: `factors` is the paper's. `product` is the penalty on the 2-D spectrum of ΔW = B A, unchanged under
+            (B M, M⁻¹ A). `permuted` and `l2` are controls: the penalty after a random permutation of each flattened
+            factor, and plain L2 with the same penalty for white noise.
+        seed: Draws the permutation of `form="permuted"`.
 
     Parameters of any dtype are transformed in float32 (float64 stays float64). Factors of one shape are transformed in
-    one batch.
+    batches. There is no state to save, no autograd graph, and no host synchronisation in a step. Sharded parameters
+    (FSDP2's DTensor) are gathered for it. `print` shows what λ amounts to.
 
     Raises:
-        UsageError: An argument is out of its range, or there is nothing to penalise.
+        UsageError: An argument is out of its range, a parameter is not finite, there is nothing to penalise, or the
+            parameters are parts of a factor (DeepSpeed ZeRO-3, FSDP1), whose spectrum they do not have.
 
     Example:
         >>> w = nn.Parameter(torch.tensor([[1.0, -1.0], [1.0, -1.0]]))   # all its energy at the highest frequency
@@ -48,87 +71,194 @@ class FourierPenalty:
 
     def __init__(
         self,
-        model_or_parameters: nn.Module | Iterable[nn.Parameter],
+        model_or_parameters: nn.Module | Iterable[Any],
         strength: float = 0.02,
         threshold: float = 0.5,
         phi_low: float = 1.0,
         phi_high: float = 0.1,
+        norm: Norm = "ortho",
+        reduction: Reduction = "sum",
+        bins: Bins = "rfft",
+        form: Form = "factors",
+        seed: int = 0,
     ):
-        if strength < 0:
+        if not (strength >= 0 and math.isfinite(strength)):
             raise UsageError(f"strength = {strength}: expected a number of at least 0")
         if not 0 < threshold <= 1:
             raise UsageError(f"threshold = {threshold}: expected a number in (0, 1]")
         for name, phi in (("phi_low", phi_low), ("phi_high", phi_high)):
             if not 0 <= phi <= 1:
                 raise UsageError(f"{name} = {phi}: expected a number in [0, 1]")
-        self.strength, self.threshold, self.phi_low, self.phi_high = strength, threshold, phi_low, phi_high
-        if isinstance(model_or_parameters, nn.Module):
-            parameters = [factor for factor in lora_factors(model_or_parameters) if factor.requires_grad]
-        else:
-            parameters = list(model_or_parameters)
-        if not parameters:
+        for name, word in (("norm", norm), ("reduction", reduction), ("bins", bins), ("form", form)):
+            if word not in get_args(CHOICES[name]):
+                raise UsageError(f"{name} = {word!r}: expected one of {', '.join(get_args(CHOICES[name]))}")
+        self.strength, self.form = strength, form
+        self.reading = Reading(threshold, phi_low, phi_high, norm, reduction, bins, seed)
+        pairs, self.factors = _find(model_or_parameters, form)
+        self._A, self._B = distinct(pair.A for pair in pairs), distinct(pair.B for pair in pairs)
+        if not self.factors:
             raise UsageError("model_or_parameters: there are no trainable LoRA factors to penalise")
-        self._groups: dict[tuple[int, torch.device], list[nn.Parameter]] = {}
-        for parameter in parameters:
-            self._groups.setdefault((parameter.numel(), parameter.device), []).append(parameter)
+        for factor in self.factors:
+            if found := factor.not_finite():
+                raise UsageError(f"model_or_parameters: {found}; expected finite numbers")
+        columns = [(pair.B, pair.A) for pair in pairs] if form == "product" else [(f,) for f in self.factors]
+        self._groups = list(_group(columns, form, self.reading))
 
     @torch.no_grad()
     def value(self) -> Tensor:
         """L_F summed over the factors, without λ; a scalar tensor on the first factor's device."""
-        total: Tensor | None = None
-        for parameters in self._groups.values():
-            w_PN, weight_F = self._flat(parameters), self._weight(parameters)
-            energy_PF = torch.fft.rfft(w_PN, norm="ortho").abs().square()
-            part = (energy_PF * weight_F).sum()
-            total = part if total is None else total + part.to(total.device)
-        assert total is not None
-        return total
+        parts = [group.law.value(*group.stacked()) for group in self._groups]
+        return torch.stack([part.to(parts[0].device) for part in parts]).sum()
 
     @torch.no_grad()
-    def add_gradient_(self, scale: float = 1.0) -> None:
-        """Add scale · λ · ∇L_F to the `.grad` of every factor (created if there is none)."""
+    def add_gradient_(self, scale: float | Tensor = 1.0) -> None:
+        """Add scale · λ · ∇L_F to the `.grad` of every factor (created if there is none).
+
+        Call it once for each optimizer step, after the last backward pass and before clipping. Under a GradScaler
+        `scale` is the scale of the loss: a number or, without waiting for the device, a tensor.
+        """
         if self.strength == 0:
             return
-        for parameters in self._groups.values():
-            w_PN, weight_F = self._flat(parameters), self._weight(parameters)
-            size = w_PN.shape[-1]
-            one_sided_F = weight_F.clone()  # 2 · ρ · c
-            one_sided_F[0] *= 2
-            if size % 2 == 0 and size > 1:
-                one_sided_F[-1] *= 2
-            gradient_PN = torch.fft.irfft(torch.fft.rfft(w_PN, norm="ortho") * one_sided_F, n=size, norm="ortho")
-            for parameter, gradient_N in zip(parameters, gradient_PN, strict=True):
-                gradient = gradient_N.view_as(parameter).to(parameter.dtype)
+        for parameters, gradients in self._gradients(scale):
+            for parameter in parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                parameter.grad.add_(gradient, alpha=scale * self.strength)
+            torch._foreach_add_([parameter.grad for parameter in parameters], gradients, alpha=self.strength)
 
-    def _flat(self, parameters: list[nn.Parameter]) -> Tensor:
-        flat = torch.stack([parameter.flatten() for parameter in parameters])
-        return flat if flat.dtype == torch.float64 else flat.float()
+    @torch.no_grad()
+    def decay_(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
+        """Take scale · lr · λ · ∇L_F from every factor itself, lr being that of its group in the optimizer.
 
-    def _weight(self, parameters: list[nn.Parameter]) -> Tensor:
-        first = parameters[0]
-        dtype = torch.float64 if first.dtype == torch.float64 else torch.float32
-        return bin_weights(first.numel(), self.threshold, self.phi_low, self.phi_high).to(first.device, dtype)
+        The decoupled penalty, as AdamW's weight decay is: call it after `optimizer.step()`, in place of
+        `add_gradient_`. An ablation, since a small λ acts through the normalisation that this leaves out.
+        """
+        if self.strength == 0:
+            return
+        rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for parameters, gradients in self._gradients(scale):
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.add_(gradient, alpha=-rates[id(parameter)] * self.strength)
+
+    @torch.no_grad()
+    def norms(self) -> dict[str, Tensor]:
+        """‖A‖ and ‖B‖ over all factors of the model, as `lora_A_norm` and `lora_B_norm`; empty without a model."""
+        kinds = {"lora_A_norm": self._A, "lora_B_norm": self._B}
+        return {
+            name: nn.utils.get_total_norm([factor.whole() for factor in factors])
+            for name, factors in kinds.items()
+            if factors
+        }
+
+    def check_finite(self) -> None:
+        """Raise `FlextuneError` with the name and place of the first value that is not finite."""
+        for factor in self.factors:
+            if found := factor.not_finite():
+                raise FlextuneError(f"{found}: lower the learning rate, or the penalty's strength ({self.strength:g})")
+
+    def effective_strengths(self) -> dict[str, float]:
+        """For each factor (for `product`, each B) the λ′ for which ½ λ′ ‖W‖² is the penalty of a white W.
+
+        So λ′ compares with a weight decay, and with the λ′ of another norm, reduction or shape.
+
+        >>> FourierPenalty([nn.Parameter(torch.ones(8, 4096))]).effective_strengths()
+        {'parameter 0': 0.0135...}
+        """
+        return {row[0].name: 2 * self.strength * group.law.white for group in self._groups for row in group.rows}
+
+    def __str__(self) -> str:
+        counts: Counter[tuple[str, str]] = Counter()
+        for group in self._groups:
+            shape = " by ".join("×".join(map(str, factor.shape)) for factor in group.rows[0])
+            counts[shape, f"{2 * self.strength * group.law.white:.3g}"] += len(group.rows)
+        how = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in asdict(self.reading).items()
+            if name != "seed"
+        )
+        lines = [f"Fourier penalty on {self.form}: λ = {self.strength:g} ({how}); for white noise a weight decay of"]
+        lines += [f"  {decay} on {number} of shape {shape}" for (shape, decay), number in counts.items()]
+        return "\n".join(lines)
+
+    def _gradients(self, scale: float | Tensor) -> Iterator[tuple[list[Any], list[Tensor]]]:
+        """Trainable parameters of one shape, with scale · ∇L_F in each one's shape, dtype and sharding."""
+        for group in self._groups:
+            gradients = group.law.gradient(*group.stacked())
+            for factors, gradient_P in zip(zip(*group.rows, strict=True), gradients, strict=True):
+                if isinstance(scale, Tensor) or scale != 1:
+                    gradient_P.mul_(scale)
+                parameters = [factor.parameter for factor in factors]
+                if parameters[0].requires_grad:
+                    gradient_P = gradient_P.to(parameters[0].dtype).view(-1, *factors[0].shape)
+                    yield parameters, [_like(p, g) for p, g in zip(parameters, gradient_P.unbind(), strict=True)]
 
 
-def bin_weights(size: int, threshold: float = 0.5, phi_low: float = 1.0, phi_high: float = 0.1) -> Tensor:
-    """ρ_k for each of the `size // 2 + 1` bins of a real signal of `size` entries (eqs. 5 and 6); float64.
+@dataclass(frozen=True)
+class _Group:
+    """Factors of one shape (for `product`, rows of B and A) that are transformed together, and their closed form."""
 
-    >>> [round(weight, 3) for weight in bin_weights(198)[[0, 1, 5, 10, 25, 50, 99]].tolist()]
-    [0.0, 0.018, 0.09, 0.18, 0.45, 0.9, 0.9]
-    """
-    bins = size // 2 + 1
-    share_F = (torch.arange(bins, dtype=torch.float64) / (bins * threshold)).clamp(max=1)
-    return 1 - (phi_low + (phi_high - phi_low) * share_F)
+    law: Flat | Product
+    rows: Sequence[tuple[Factor, ...]]
+
+    def stacked(self) -> list[Tensor]:
+        """One batch for each column of the rows, in the dtype of the computation."""
+        batches = []
+        for factors in zip(*self.rows, strict=True):
+            values = [factor.whole() for factor in factors]
+            batch = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
+            batches.append(batch.to(_computed(batch.dtype)).flatten(2 if isinstance(self.law, Product) else 1))
+        self.law.to(batches[0].device)  # the model may have moved since
+        return batches
 
 
-def lora_factors(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The factors A and B of every LoRA layer of a PEFT model, adapter by adapter."""
-    from peft.tuners.lora import LoraLayer
+def _group(rows: Sequence[tuple[Factor, ...]], form: Form, reading: Reading) -> Iterator[_Group]:
+    """Rows of equal shapes, dtype and device, in parts small enough for the memory."""
+    alike: dict[Any, list[tuple[Factor, ...]]] = {}
+    times: Counter[int] = Counter()
+    for row in rows:
+        parameters = [factor.parameter for factor in row]
+        # a parameter that several layers share is added to once in a group
+        key = tuple((p.shape, p.dtype, p.device, p.requires_grad, times[id(p)]) for p in parameters)
+        alike.setdefault(key, []).append(row)
+        times.update(id(p) for p in parameters)
+    entries = sum(factor.shape.numel() for row in rows for factor in row)
+    for same in alike.values():
+        first = same[0][0].parameter
+        shapes = [factor.shape for factor in same[0]]
+        size = (shapes[0][0], shapes[1][1:].numel()) if form == "product" else shapes[0].numel()
+        law = LAWS[form](reading, size).to(first.device, _computed(first.dtype))
+        most = min(CHUNK.get(first.device.type, CHUNK["cuda"]), entries // 3)
+        parts = math.ceil(len(same) / max(1, most // sum(shape.numel() for shape in shapes)))
+        for part in range(parts):
+            yield _Group(law, same[part * len(same) // parts : (part + 1) * len(same) // parts])
 
-    for module in model.modules():
-        if isinstance(module, LoraLayer):
-            for factors in (module.lora_A, module.lora_B, module.lora_embedding_A, module.lora_embedding_B):
-                yield from factors.parameters()
+
+def _find(source: nn.Module | Iterable[Any], form: Form) -> tuple[list[LoraPair], list[Factor]]:
+    """The pairs of a model (or, for `product`, those given), and the factors that are trained."""
+    if isinstance(source, nn.Module):
+        pairs = list(lora_pairs(source))
+    elif form == "product":
+        pairs = [LoraPair(given(A, f"A {i}"), given(B, f"B {i}")) for i, (A, B) in enumerate(source)]
+    else:
+        factors = [given(parameter, f"parameter {i}") for i, parameter in enumerate(source)]
+        return [], [factor for factor in distinct(factors) if factor.parameter.requires_grad]
+    pairs = [pair for pair in pairs if pair.A.parameter.requires_grad or pair.B.parameter.requires_grad]
+    for pair in pairs if form == "product" else ():
+        if not pair.is_product or pair.A.shape[0] != pair.B.shape[1:].numel():
+            shapes = f"{tuple(pair.B.shape)} and {tuple(pair.A.shape)}"
+            raise UsageError(
+                f"form = 'product': ΔW of {pair.B.name} and {pair.A.name} is not B A (shapes {shapes}); "
+                "use form = 'factors'"
+            )
+    factors = distinct(factor for pair in pairs for factor in (pair.A, pair.B))
+    return pairs, [factor for factor in factors if factor.parameter.requires_grad]
+
+
+def _computed(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def _like(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A whole gradient, sharded as the parameter is."""
+    if not isinstance(parameter, DTensor):
+        return gradient
+    return distribute_tensor(gradient, parameter.device_mesh, parameter.placements, src_data_rank=None)
