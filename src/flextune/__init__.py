@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flextune.tasks import Example, Problem, load_benchmark, load_training_set
     from flextune.tuning.fourier import FourierPenalty
     from flextune.tuning.settings import Adapter, Penalty, Training
-    from flextune.tuning.trainer import SpectralTrainerMixin
+    from flextune.tuning.trainer import SpectralTrainerMixin, attach
 
 _HOMES = {
     "flextune.errors": ("FlextuneError", "UsageError"),
@@ -35,7 +35,7 @@ _HOMES = {
     "flextune.tasks": ("Example", "Problem", "load_benchmark", "load_training_set"),
     "flextune.tuning.fourier": ("FourierPenalty",),
     "flextune.tuning.settings": ("Adapter", "Penalty", "Training"),
-    "flextune.tuning.trainer": ("SpectralTrainerMixin",),
+    "flextune.tuning.trainer": ("SpectralTrainerMixin", "attach"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -56,6 +56,7 @@ __all__ = [
     "Training",
     "UsageError",
     "Verdict",
+    "attach",
     "compare",
     "evaluate",
     "execute",

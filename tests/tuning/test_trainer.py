@@ -1,42 +1,53 @@
+import json
+
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from spectra import by_autograd
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
 
-from flextune import FourierPenalty
+from flextune import FlextuneError, FourierPenalty, SpectralTrainerMixin, UsageError, attach
 from flextune.tasks import load_training_set
 from flextune.tuning.batching import Collator, tokenize
-from flextune.tuning.trainer import SpectralTrainer
+from flextune.tuning.trainer import SpectralTrainer, ramp
 
 
-def trainer_on(tiny_model, kind, tmp_path, strength=None, batch=8, accumulation=1, steps=3, norm=1.0):
+def settings(tmp_path, **more):
+    return {
+        "output_dir": str(tmp_path),
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "dataloader_pin_memory": False,
+        **more,
+    }
+
+
+def trainer_on(tiny_model, kind, tmp_path, strength=None, dtype=torch.float32, options=None, **more):
     set_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype)
     config = LoraConfig(r=2, target_modules=["up_proj", "down_proj"], init_lora_weights="gaussian")
     model = get_peft_model(base, config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     rows = tokenize(load_training_set("basics", limit=8).examples, tokenizer, 512).rows
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=steps,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        max_grad_norm=norm,
-        learning_rate=1e-2,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        logging_steps=1,
-        dataloader_pin_memory=False,
+    arguments = TrainingArguments(**settings(tmp_path, remove_unused_columns=False, **more))
+    extra = {} if strength is None else {"penalty": FourierPenalty(model, strength=strength), **(options or {})}
+    return kind(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows[:3],
+        data_collator=Collator(tokenizer.pad_token_id),
+        **extra,
     )
-    more = {} if strength is None else {"penalty": FourierPenalty(model, strength=strength)}
-    collator = Collator(tokenizer.pad_token_id)
-    return kind(model=model, args=arguments, train_dataset=rows, data_collator=collator, **more)
 
 
 def trained(*args, **kwargs):
@@ -45,12 +56,19 @@ def trained(*args, **kwargs):
     return trainer, [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
 
 
-def test_without_strength_it_is_the_plain_trainer_bit_for_bit(tiny_model, tmp_path):
-    _, plain = trained(tiny_model, Trainer, tmp_path)
-    _, zero = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.0)
-    _, penalised = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
-    assert all(torch.equal(a, b) for a, b in zip(plain, zero, strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(plain, penalised, strict=True))
+def same(first, second):
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_strength_it_is_the_plain_trainer_bit_for_bit(tiny_model, tmp_path, dtype):
+    _, plain = trained(tiny_model, Trainer, tmp_path, dtype=dtype)
+    _, zero = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.0, dtype=dtype)
+    _, none = trained(tiny_model, SpectralTrainer, tmp_path, dtype=dtype)
+    _, penalised = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, dtype=dtype)
+    assert same(plain, zero)
+    assert same(plain, none)
+    assert not same(plain, penalised)
 
 
 class Naive(Trainer):
@@ -66,9 +84,17 @@ class Naive(Trainer):
 
 
 def gradient(kind, tiny_model, tmp_path, accumulation):
-    """The gradient of the first step, before clipping."""
+    """The gradient of the first step, before clipping; in float64, so that nothing but a wrong factor shows."""
     trainer = trainer_on(
-        tiny_model, kind, tmp_path, 0.1, batch=8 // accumulation, accumulation=accumulation, steps=1, norm=0
+        tiny_model,
+        kind,
+        tmp_path,
+        0.1,
+        torch.float64,
+        per_device_train_batch_size=8 // accumulation,
+        gradient_accumulation_steps=accumulation,
+        max_steps=1,
+        max_grad_norm=0,
     )
     seen = []
     step = trainer.create_optimizer().step
@@ -84,18 +110,164 @@ def test_the_gradient_does_not_depend_on_accumulation(tiny_model, tmp_path):
     whole = gradient(SpectralTrainer, tiny_model, tmp_path, 1)
     for accumulation in (2, 4, 8):
         parts = gradient(SpectralTrainer, tiny_model, tmp_path, accumulation)
-        assert (parts - whole).norm() / whole.norm() < 1e-5
+        assert (parts - whole).norm() / whole.norm() < 1e-6
 
 
 def test_the_naive_penalty_fails_this(tiny_model, tmp_path):
     whole = gradient(Naive, tiny_model, tmp_path, 1)
-    assert (gradient(SpectralTrainer, tiny_model, tmp_path, 1) - whole).norm() / whole.norm() < 1e-5
+    assert (gradient(SpectralTrainer, tiny_model, tmp_path, 1) - whole).norm() / whole.norm() < 1e-6
     parts = gradient(Naive, tiny_model, tmp_path, 4)
     assert (parts - whole).norm() / whole.norm() > 0.5
 
 
-def test_the_logged_loss_is_the_task_loss_alone(tiny_model, tmp_path):
-    plain, _ = trained(tiny_model, Trainer, tmp_path, steps=1)
-    ours, _ = trained(tiny_model, SpectralTrainer, tmp_path, strength=10.0, steps=1)
-    assert ours.state.log_history[0]["loss"] == pytest.approx(plain.state.log_history[0]["loss"])
-    assert ours.state.log_history[0]["fourier_loss"] > 0
+def test_the_loss_and_the_evaluation_loss_are_the_tasks_alone(tiny_model, tmp_path):
+    plain, _ = trained(tiny_model, Trainer, tmp_path, max_steps=1)
+    ours, _ = trained(tiny_model, SpectralTrainer, tmp_path, strength=10.0, max_steps=1)
+    assert ours.state.log_history[0]["loss"] == plain.state.log_history[0]["loss"]
+    before = trainer_on(tiny_model, Trainer, tmp_path).evaluate()["eval_loss"]
+    evaluation = trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=10.0).evaluate()
+    assert evaluation["eval_loss"] == before
+    assert "fourier_loss" not in evaluation
+
+
+def test_what_it_logs(tiny_model, tmp_path):
+    plain, _ = trained(tiny_model, Trainer, tmp_path, max_steps=1)
+    ours, _ = trained(tiny_model, SpectralTrainer, tmp_path, strength=10.0, max_steps=1, max_grad_norm=0.01)
+    row, model = ours.state.log_history[0], ours.model
+    factors = {letter: [p for name, p in model.named_parameters() if f"lora_{letter}" in name] for letter in "AB"}
+    assert row["fourier_loss"] == pytest.approx(by_autograd(factors["A"] + factors["B"]).item(), rel=1e-5)
+    for letter in "AB":
+        norm = torch.cat([p.flatten() for p in factors[letter]]).norm().item()
+        assert row[f"lora_{letter}_norm"] == pytest.approx(norm, rel=1e-5)
+    assert row["task_grad_norm"] == pytest.approx(plain.state.log_history[0]["grad_norm"], rel=1e-5)
+    assert row["grad_norm"] > 2 * row["task_grad_norm"]
+    json.dumps(ours.state.log_history)  # plain numbers, for trackers
+
+
+def test_a_factor_that_is_no_longer_finite_is_named(tiny_model, tmp_path):
+    with pytest.raises(FlextuneError, match=r"lora_A.default.weight holds \S+ at \(0, 0\): lower the"):
+        trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, learning_rate=float("inf"))
+
+
+def test_it_starts_at_its_step_and_grows(tiny_model, tmp_path):
+    _, plain = trained(tiny_model, Trainer, tmp_path)
+    _, late = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, options={"start_step": 3})
+    assert same(plain, late)
+    _, last = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, options={"start_step": 2})
+    assert not same(plain, last)
+    # of three steps the last alone, at half strength
+    _, half = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, options={"start_step": 2, "ramp_steps": 2})
+    _, same_half = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.05, options={"start_step": 2})
+    assert same(half, same_half)
+    assert not same(half, last)
+    with pytest.raises(UsageError, match="start_step = -1: expected"):
+        trainer_on(tiny_model, SpectralTrainer, tmp_path, 0.1, options={"start_step": -1})
+    assert [ramp(step) for step in range(2)] == [1.0, 1.0]
+
+
+def test_decoupled_it_takes_from_the_weights_after_the_optimizer(tiny_model, tmp_path):
+    _, plain = trained(tiny_model, Trainer, tmp_path, max_steps=1, lr_scheduler_type="constant")
+    trainer, decoupled = trained(
+        tiny_model,
+        SpectralTrainer,
+        tmp_path,
+        strength=5.0,
+        options={"decoupled": True},
+        max_steps=1,
+        lr_scheduler_type="constant",
+    )
+    stepped = [p.clone().requires_grad_() for p in plain]
+    expected = [
+        p - 1e-2 * 5.0 * g for p, g in zip(stepped, torch.autograd.grad(by_autograd(stepped), stepped), strict=True)
+    ]
+    for found, wanted in zip(decoupled, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+    row = trainer.state.log_history[0]
+    assert row["grad_norm"] == pytest.approx(row["task_grad_norm"])
+
+
+def test_one_line_gives_it_to_a_trainer_that_exists(tiny_model, tmp_path):
+    _, ours = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
+    trainer = trainer_on(tiny_model, Trainer, tmp_path)
+    assert attach(trainer, FourierPenalty(trainer.model, strength=0.1)) is trainer
+    assert isinstance(trainer, SpectralTrainerMixin)
+    assert isinstance(trainer, Trainer)
+    trainer.train()
+    assert same(ours, [p for p in trainer.model.parameters() if p.requires_grad])
+    with pytest.raises(UsageError, match="has a Fourier penalty already"):
+        attach(trainer, FourierPenalty(trainer.model))
+    with pytest.raises(UsageError, match=r"expected a transformers.Trainer, found str"):
+        attach("trainer", FourierPenalty(trainer.model))
+
+
+def test_with_trls_trainer(tiny_model, tmp_path):
+    trl = pytest.importorskip("trl")
+    examples = load_training_set("basics", limit=8).examples
+    rows = Dataset.from_list([{"prompt": e.prompt, "completion": e.completion} for e in examples])
+
+    def sft(kind=trl.SFTTrainer, **more):
+        set_seed(0)
+        return kind(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model),
+            processing_class=AutoTokenizer.from_pretrained(tiny_model),
+            args=trl.SFTConfig(**settings(tmp_path, bf16=False, max_steps=2)),
+            train_dataset=rows,
+            peft_config=LoraConfig(r=2, target_modules=["up_proj", "down_proj"]),
+            **more,
+        )
+
+    def weights(trainer):
+        trainer.train()
+        return [p.detach().clone() for p in trainer.model.parameters() if p.requires_grad]
+
+    plain, zero, ours = sft(), sft(), sft()
+    attach(zero, FourierPenalty(zero.model, strength=0.0))
+    attach(ours, FourierPenalty(ours.model, strength=0.1))
+    plain_weights, zero_weights, our_weights = weights(plain), weights(zero), weights(ours)
+    assert same(plain_weights, zero_weights)
+    assert not same(plain_weights, our_weights)
+    row = ours.state.log_history[0]
+    assert row["loss"] == plain.state.log_history[0]["loss"]
+    assert row["fourier_loss"] > 0
+    assert row["task_grad_norm"] == pytest.approx(plain.state.log_history[0]["grad_norm"], rel=1e-4)
+
+    class SpectralSFTTrainer(SpectralTrainerMixin, trl.SFTTrainer):
+        pass
+
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(r=2, target_modules=["up_proj", "down_proj"])
+    )
+    trainer = SpectralSFTTrainer(
+        model=model,
+        processing_class=AutoTokenizer.from_pretrained(tiny_model),
+        args=trl.SFTConfig(**settings(tmp_path, bf16=False, max_steps=1)),
+        train_dataset=rows,
+        penalty=FourierPenalty(model),
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["fourier_loss"] > 0
+
+
+def test_another_models_penalty_is_refused_at_the_first_step(tiny_model, tmp_path):
+    trainer, other = (trainer_on(tiny_model, Trainer, tmp_path) for _ in range(2))
+    attach(trainer, FourierPenalty(other.model))
+    with pytest.raises(UsageError, match=r"lora_A.default.weight is no parameter of the model in training"):
+        trainer.train()
+
+
+def test_deepspeed_is_refused(tiny_model, tmp_path, monkeypatch):
+    trainer = trainer_on(tiny_model, Trainer, tmp_path)
+    monkeypatch.setattr(type(trainer.accelerator), "distributed_type", "DEEPSPEED")
+    with pytest.raises(UsageError, match=r"cannot train with DeepSpeed.*use DDP or FSDP2"):
+        attach(trainer, FourierPenalty(trainer.model))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_mixed_precision_on_a_gpu(tiny_model, tmp_path, precision):
+    _, plain = trained(tiny_model, Trainer, tmp_path, **{precision: True})
+    _, zero = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.0, **{precision: True})
+    trainer, ours = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, **{precision: True})
+    assert same(plain, zero)
+    assert not same(plain, ours)
+    assert all(torch.isfinite(torch.tensor(row["task_grad_norm"])) for row in trainer.state.log_history[:-1])

@@ -41,6 +41,20 @@ class Penalty:
     """φ at frequency 0; 1 leaves it free."""
     phi_high: Annotated[float, Field(ge=0, le=1)] = 0.1
     """φ above the threshold; the penalty's weight there is 1 − φ."""
+    norm: Literal["ortho", "backward", "forward"] = "ortho"
+    """Of the FFT: it multiplies the penalty by 1, N or 1 / N for a factor of N entries."""
+    reduction: Literal["sum", "mean"] = "sum"
+    """Over the bins of a factor."""
+    bins: Literal["rfft", "fft", "parameters"] = "rfft"
+    """rfft: N // 2 + 1 bins, each once; fft: both halves of the spectrum; parameters: rfft with n = N in eq. 6."""
+    form: Literal["factors", "product", "permuted", "l2"] = "factors"
+    """factors: the paper's; product: on ΔW = B A; permuted and l2: controls without frequency."""
+    start_step: Annotated[int, Field(ge=0)] = 0
+    """The first optimizer step, from 0, at which it acts."""
+    ramp_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which it grows linearly from there."""
+    decoupled: bool = False
+    """Take it from the weights after the optimizer's step, as AdamW does with weight decay (an ablation)."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)

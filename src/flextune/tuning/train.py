@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ from flextune.tuning.fourier import FourierPenalty
 from flextune.tuning.settings import PRESETS, Adapter, Penalty, Training
 from flextune.tuning.trainer import SpectralTrainer
 
+WHEN = ("start_step", "ramp_steps", "decoupled")
+"""The keys of `Penalty` that say when and how it acts; the others say what it is."""
 WHOLE = ".whole"
 """A file that marks a checkpoint whose writing came to its end."""
+
+LOGGED = ("fourier_loss", "grad_norm", "task_grad_norm", "lora_A_norm", "lora_B_norm", "learning_rate")
+"""What a row of metrics.jsonl takes from the trainer's log, where it is there."""
 
 
 def train(
@@ -60,9 +66,10 @@ def train(
         f"of {training.dataset}"
         + (f"; {data.too_long} longer than {training.max_length} tokens left out" if data.too_long else "")
     )
-    fourier = None
-    if penalty.strength > 0:
-        fourier = FourierPenalty(model, penalty.strength, penalty.threshold, penalty.phi_low, penalty.phi_high)
+    what = {key: value for key, value in asdict(penalty).items() if key not in WHEN}
+    when = {key: value for key, value in asdict(penalty).items() if key in WHEN}
+    # also with λ = 0, which changes nothing, for its figures in metrics.jsonl
+    fourier = FourierPenalty(model, **what, seed=seed)
     steps_per_epoch = math.ceil(math.ceil(len(data.rows) / training.batch_size) / training.accumulation)
     steps = math.ceil(steps_per_epoch * training.epochs)
     arguments = TrainingArguments(
@@ -100,6 +107,7 @@ def train(
             data_collator=Collator(tokenizer.pad_token_id),
             processing_class=tokenizer,
             penalty=fourier,
+            **when,
             callbacks=[Metrics(run.metrics, done, step)],
         )
         trainer.callback_handler.callbacks = [
@@ -188,7 +196,7 @@ class Metrics(TrainerCallback):
             )
         seconds = round(self.before + time.monotonic() - self.started, 3)
         row: dict[str, Any] = {"step": state.global_step, "epoch": logs["epoch"], "loss": logs["loss"]}
-        row |= {key: logs[key] for key in ("fourier_loss", "grad_norm", "learning_rate") if key in logs}
+        row |= {key: logs[key] for key in LOGGED if key in logs}
         self.rows.append(row | {"seconds": seconds, "peak_memory_mb": peak_memory_mb()})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -1,47 +1,184 @@
-"""The Fourier penalty in a `transformers.Trainer`: `SpectralTrainerMixin`, and the trainer that flextune uses.
+"""The Fourier penalty in a `transformers.Trainer`, or in a trainer derived from it such as TRL's `SFTTrainer`.
+
+attach(trainer, FourierPenalty(trainer.model))       # a trainer that already exists
 
 class MyTrainer(SpectralTrainerMixin, SFTTrainer): ...
 MyTrainer(..., penalty=FourierPenalty(model))
 """
 
-from typing import Any
+import math
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
-from transformers import Trainer
+from torch.distributed.tensor import DTensor
+from transformers import Trainer, TrainerCallback
 
+from flextune.errors import UsageError
+from flextune.progress import say
 from flextune.tuning.fourier import FourierPenalty
 
 
 class SpectralTrainerMixin:
     """Adds λ·∇L_F to the gradient once per optimizer step, after the last backward pass and before clipping.
 
-    So the penalty is independent of gradient accumulation, and the logged `loss` and `eval_loss` stay the pure task
-    loss; `fourier_loss` (L_F, without λ) is logged beside them.
+    So the penalty depends neither on gradient accumulation nor on the number of processes, and the logged `loss` and
+    `eval_loss` stay the pure task loss. Beside them are logged `fourier_loss` (L_F, without λ), `task_grad_norm` (the
+    norm of the gradient without the penalty; the Trainer's `grad_norm` is with it, before clipping), `lora_A_norm` and
+    `lora_B_norm`. What λ amounts to is printed once, at the start.
 
     Args:
         penalty: What to add; None trains as the trainer alone would.
+        start_step: The first optimizer step, from 0, at which the penalty acts.
+        ramp_steps: Steps over which it grows linearly from there to its whole strength.
+        decoupled: Take the penalty's gradient from the weights after the optimizer's step (`FourierPenalty.decay_`),
+            an ablation.
+
+    Works with DDP, FSDP2, bf16, and fp16 with its GradScaler.
+
+    Raises:
+        UsageError: The trainer works with DeepSpeed, which keeps gradients to itself; a step is negative; or, at the
+            first step, the penalty's factors are not the model's.
     """
 
     accelerator: Any
+    state: Any
 
-    def __init__(self, *args: Any, penalty: FourierPenalty | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        penalty: FourierPenalty | None = None,
+        start_step: int = 0,
+        ramp_steps: int = 0,
+        decoupled: bool = False,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
+        self._set_penalty(penalty, start_step, ramp_steps, decoupled)
+
+    def _set_penalty(self, penalty: FourierPenalty | None, start_step: int, ramp_steps: int, decoupled: bool) -> None:
+        for name, steps in (("start_step", start_step), ("ramp_steps", ramp_steps)):
+            if steps < 0:
+                raise UsageError(f"{name} = {steps}: expected a number of at least 0")
+        if penalty is not None and self.accelerator.distributed_type == "DEEPSPEED":
+            raise UsageError(
+                "the Fourier penalty cannot train with DeepSpeed, which keeps the gradients of its ZeRO stages to "
+                "itself; use DDP or FSDP2"
+            )
         self.penalty = penalty
+        self._start_step, self._ramp_steps, self._decoupled = start_step, ramp_steps, decoupled
+        self._task_grad_norm: Tensor | None = None
+        if penalty is not None:
+            if decoupled:
+                self.add_callback(_Decay(self))  # type: ignore[attr-defined]
+            if self.accelerator.is_main_process and penalty.strength > 0:
+                say(str(penalty))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass; on the last of a step also the penalty's gradient."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if self.penalty is not None and self.accelerator.sync_gradients:
-            scaler = self.accelerator.scaler
-            self.penalty.add_gradient_(scale=scaler.get_scale() if scaler is not None else 1.0)
+            if self._task_grad_norm is None:
+                self._check_parameters(model, self.penalty)
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            scale = self._loss_scale(loss)
+            self._task_grad_norm = nn.utils.get_total_norm(gradients) / scale
+            strength = ramp(self.state.global_step, self._start_step, self._ramp_steps)
+            if strength > 0 and not self._decoupled:
+                self.penalty.add_gradient_(scale * strength)
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log, with `fourier_loss` beside the training loss."""
+        """Log, with the penalty's figures beside the training loss.
+
+        Raises `FlextuneError` with the name of a factor that is no longer finite.
+        """
         if self.penalty is not None and "loss" in logs:
             logs["fourier_loss"] = self.penalty.value().item()
+            if not math.isfinite(logs["fourier_loss"]):
+                self.penalty.check_finite()
+            if self._task_grad_norm is not None:
+                norm = self._task_grad_norm
+                logs["task_grad_norm"] = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+            logs |= {name: norm.item() for name, norm in self.penalty.norms().items()}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+    def _loss_scale(self, loss: Tensor) -> float | Tensor:
+        """The GradScaler's factor, as a tensor so that nobody waits for the device; 1 without one."""
+        scaler = self.accelerator.scaler
+        if scaler is None or not scaler.is_enabled():
+            return 1.0
+        one = torch.ones((), device=loss.device)
+        scaled: Tensor = scaler.scale(one)
+        return scaled
+
+    def _check_parameters(self, model: nn.Module, penalty: FourierPenalty) -> None:
+        """The penalty must act on what is trained: another model's factors would silently stay as they are."""
+        trained = {id(parameter) for parameter in model.parameters()}
+        for factor in penalty.factors:
+            if id(factor.parameter) not in trained:
+                raise UsageError(
+                    f"penalty: {factor.name} is no parameter of the model in training; "
+                    "make the penalty of trainer.model, once it has its adapter"
+                )
+
+
+class _Decay(TrainerCallback):
+    """The decoupled penalty, after each optimizer step that was taken."""
+
+    def __init__(self, trainer: SpectralTrainerMixin):
+        self.trainer = trainer
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The optimizer has stepped; the schedule has not yet."""
+        trainer = self.trainer
+        if trainer.penalty is not None and not trainer.accelerator.optimizer_step_was_skipped:
+            strength = ramp(state.global_step, trainer._start_step, trainer._ramp_steps)
+            trainer.penalty.decay_(kwargs["optimizer"], strength)
+
+
+def ramp(step: int, start_step: int = 0, ramp_steps: int = 0) -> float:
+    """The share of its strength that the penalty has at an optimizer step, counted from 0.
+
+    0 before `start_step`, then `ramp_steps` steps that rise linearly, the last of them to 1.
+
+    >>> [ramp(step, start_step=2, ramp_steps=4) for step in range(8)]
+    [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
+    return min(1.0, max(0, step - start_step + 1) / max(1, ramp_steps))
 
 
 class SpectralTrainer(SpectralTrainerMixin, Trainer):
     """`transformers.Trainer` with the penalty."""
+
+
+AnyTrainer = TypeVar("AnyTrainer", bound=Trainer)
+
+
+def attach(
+    trainer: AnyTrainer,
+    penalty: FourierPenalty,
+    *,
+    start_step: int = 0,
+    ramp_steps: int = 0,
+    decoupled: bool = False,
+) -> AnyTrainer:
+    """Give a trainer that already exists the penalty; returns the same trainer.
+
+    Its class becomes a subclass of its own that has `SpectralTrainerMixin`, which explains the arguments. The penalty
+    is made of the trainer's model, after the trainer has put the adapter into it:
+
+        trainer = SFTTrainer(model, train_dataset=..., peft_config=LoraConfig(...))
+        attach(trainer, FourierPenalty(trainer.model))
+
+    Raises `UsageError` if this is no `transformers.Trainer`, if it has a penalty already, or as the mixin does.
+    """
+    if not isinstance(trainer, Trainer):
+        raise UsageError(f"trainer: expected a transformers.Trainer, found {type(trainer).__name__}")
+    if getattr(trainer, "penalty", None) is not None:
+        raise UsageError("trainer: it has a Fourier penalty already")
+    kind = type(trainer)
+    if not isinstance(trainer, SpectralTrainerMixin):
+        trainer.__class__ = type(f"Spectral{kind.__name__}", (SpectralTrainerMixin, kind), {})
+    trainer._set_penalty(penalty, start_step, ramp_steps, decoupled)
+    return trainer
