@@ -188,6 +188,27 @@ def test_help_data_recipe_and_doctor(call):
     assert "bubblewrap" in out
 
 
+def test_spectrum_writes_numbers_and_figures(call, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    adapter, output = tmp_path / "adapter", tmp_path / "out"
+    code, _, err = call("spectrum", adapter, "--output", output)
+    assert (code, f"{adapter} is not a folder" in err, output.exists()) == (2, True, False)
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 2}')
+    factors = {"A": torch.randn(2, 9), "B": torch.randn(8, 2)}
+    save_file(
+        {f"base_model.model.layers.0.up.lora_{part}.weight": w for part, w in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    code, printed, err = call("spectrum", adapter, "--output", output, "--threshold", 0.25, "--permutations", 3)
+    assert code == 0, err
+    assert "frequencies of 0.25 and more" in printed
+    assert json.loads((output / "spectrum.json").read_text())["permutations"] == 3
+    assert len(list(output.glob("*.svg"))) == 3
+
+
 def test_help_loads_no_heavy_library():
     check = (
         "import sys, flextune.cli, flextune.execution, flextune.scoring.score, flextune.pipeline, flextune\n"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import cyclopts
 from cyclopts import Parameter
 
-from flextune.cli import data, experiment, stages
+from flextune.cli import adapters, data, experiment, stages
 from flextune.errors import FlextuneError
 from flextune.progress import console, out, say
 from flextune.rundir import version
@@ -34,6 +34,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     stages.score,
     stages.compare,
     stages.report,
+    adapters.spectrum,
 )
 for verb in VERBS:
     app.command(verb)

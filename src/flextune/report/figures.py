@@ -7,8 +7,8 @@ from flextune.report.results import Result, Results
 COLOURS = {"base": "#8c8c8c", "unmerged": "#0072b2", "merged": "#e69f00"}
 
 
-def draw(results: Results, folder: Path) -> None:
-    """Write the figures that the run has data for."""
+def set_up() -> None:
+    """Make matplotlib draw as all figures here look: without a display, text as text, the same bytes every time."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -20,6 +20,11 @@ def draw(results: Results, folder: Path) -> None:
         "axes.spines.right": False,
         "svg.fonttype": "none",
     }
+
+
+def draw(results: Results, folder: Path) -> None:
+    """Write the figures that the run has data for."""
+    set_up()
     folder.mkdir(parents=True, exist_ok=True)
     if results.results:
         _pass_bars(results.results, folder / "pass-at-1.svg")
