@@ -29,7 +29,9 @@ from flextune.tuning.forms import LAWS, Bins, Flat, Form, Norm, Product, Reading
 
 CHOICES = {"norm": Norm, "reduction": Reduction, "bins": Bins, "form": Form}
 CHUNK = {"cpu": 2**20, "cuda": 2**24}
-"""Entries that are transformed at once, by device: what the allocator and the caches of a processor like."""
+"""Entries that are transformed at once, by device: what a processor's allocator and caches like."""
+ROWS = 8
+"""But so many factors at least, since a processor's threads and the plan of an FFT are shared by the rows of a batch."""
 
 
 class FourierPenalty:
@@ -224,10 +226,12 @@ def _group(rows: Sequence[tuple[Factor, ...]], form: Form, reading: Reading) -> 
     for same in alike.values():
         first = same[0][0].parameter
         shapes = [factor.shape for factor in same[0]]
-        size = (shapes[0][0], shapes[1][1:].numel()) if form == "product" else shapes[0].numel()
-        law = LAWS[form](reading, size).to(first.device, _computed(first.dtype))
-        most = min(CHUNK.get(first.device.type, CHUNK["cuda"]), entries // 3)
-        parts = math.ceil(len(same) / max(1, most // sum(shape.numel() for shape in shapes)))
+        extent = (shapes[0][0], shapes[1][1:].numel()) if form == "product" else shapes[0].numel()
+        law = LAWS[form](reading, extent).to(first.device, _computed(first.dtype))
+        size = sum(shape.numel() for shape in shapes)
+        number = max(ROWS, CHUNK.get(first.device.type, CHUNK["cuda"]) // size)
+        number = max(1, min(number, entries // 3 // size))  # the transform takes thrice its input
+        parts = math.ceil(len(same) / number)
         for part in range(parts):
             yield _Group(law, same[part * len(same) // parts : (part + 1) * len(same) // parts])
 
