@@ -19,6 +19,7 @@ on the MLP with rank 8, without a penalty. Prints the tables and writes them to 
 import argparse
 import json
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -204,7 +205,7 @@ def main() -> None:
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     text = [
         "# The Fourier penalty in an optimizer step",
-        f"`python benchmarks/fourier.py {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`{shlex.join(['python', 'benchmarks/fourier.py', *sys.argv[1:]])}`",
         f"{json.dumps(machine())}, {where}, torch {torch.__version__}. The median of {options.turns} turns.",
         table([*head, "ours / floor", "extra memory / factors"], rows),
         "The forms, MLP-only, rank 8, in ms:",

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from flextune import cli
@@ -17,11 +18,29 @@ def blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def page(name):
+    text = (Path(__file__).parent.parent / "docs" / name).read_text()
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
 def test_the_python_of_the_page_on_execution_runs(capsys):
-    page = (Path(__file__).parent.parent / "docs" / "execution.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    (code,) = page("execution.md")
     exec(code, {})
     assert capsys.readouterr().out == "passed\n"
+
+
+def test_the_python_of_the_page_on_the_penalty_runs(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    row = {"input_ids": [1, 2, 3], "labels": [1, 2, 3]}
+    batch = {key: torch.tensor([value]) for key, value in row.items()}
+    names = {"batches": [batch, batch], "dataset": [row, row]}
+    loop, trainer = page("penalty.md")
+    exec(loop.replace('"codellama/CodeLlama-7b-hf"', repr(str(tiny_model))), names)
+    assert "λ = 0.02" in capsys.readouterr().out
+    before = names["penalty"].norms()["lora_A_norm"]
+    exec(trainer, names)
+    assert names["trainer"].state.log_history[0]["fourier_loss"] > 0
+    assert names["penalty"].norms()["lora_A_norm"] < before
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from flextune import FourierPenalty
 from flextune.tasks import load_training_set
 from flextune.tuning.batching import Collator, tokenize
-from flextune.tuning.trainer import SpectralTrainer
+from flextune.tuning.trainer import SpectralTrainer, gradient_norm
 
 STRENGTH = 0.1
 
@@ -87,8 +87,10 @@ def by_hand(folder, form="factors", shard=False, low=0, high=8):
     if shard:
         loss = loss * dist.get_world_size()
     loss.backward()
+    norm = gradient_norm(model).item()
     penalty.add_gradient_()
-    figures = {"fourier_loss": penalty.value().item()} | {k: v.item() for k, v in penalty.norms().items()}
+    figures = {"fourier_loss": penalty.value().item(), "task_grad_norm": norm}
+    figures |= {name: value.item() for name, value in penalty.norms().items()}
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     return {name: g.full_tensor() if shard else g for name, g in gradients.items()}, figures
 

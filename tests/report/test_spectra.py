@@ -79,9 +79,9 @@ def test_the_table_fits_and_judges():
 
 def test_the_table_says_what_does_not_pair_and_what_chance_is():
     made = content({**adapter("experts"), "unpaired": ["a", "b", "c"]})
-    assert "experts: 3 modules are left out of ΔW, for A and B do not pair there (a, b …)." in text(made, 120)
+    assert "experts: ΔW is without 3 whose A and B do not pair (a, b …)." in text(made, 120)
     made["permutations"] = 1
-    assert "the range of 1 random permutation (chance alone leaves it in 100 % of cases)" in text(made, 120)
+    assert "the range of 1 random permutation (chance alone leaves it in 100 % of values)" in text(made, 120)
 
 
 @pytest.mark.parametrize(("share", "word"), [(0.48, "as"), (0.52, "as"), (0.47, "low"), (0.53, "high")])
@@ -127,7 +127,7 @@ def test_files_for_what_there_is(tmp_path):
     for words in (
         ">a$b$c</text>",
         "fresh (B is zero)",
-        "39 random permutations (chance alone leaves it in 5 % of cases)",
+        "39 random permutations (chance alone leaves it in 5 % of values)",
     ):
         assert words in figure
     without = adapter("fresh", zero=True)

@@ -1,8 +1,10 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from flextune import FourierPenalty, UsageError
 from flextune.tuning.factors import lora_pairs
@@ -60,6 +62,8 @@ def test_rank_patterns_embeddings_and_several_adapters(tiny_model):
     model.add_adapter("second", LoraConfig(r=3, target_modules=["down_proj"]))
     assert len(shapes(model)) == 5
     assert len(FourierPenalty(model).factors) == 6  # the first adapter is the one in training
+    model.base_model.set_adapter(["default", "second"])
+    assert len(FourierPenalty(model).factors) == 10
     model.set_adapter("second")
     assert {min(factor.shape) for factor in FourierPenalty(model).factors} == {3}
 
@@ -84,6 +88,47 @@ def test_convolutions_and_frozen_factors():
     for form in ("factors", "product"):
         FourierPenalty(model, form=form).add_gradient_()
         assert pair.A.parameter.grad is None
+
+
+def test_tied_layers_count_once():
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+    modules = ["embed_tokens", "lm_head"]
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(r=2, target_modules=modules, ensure_weight_tying=True))
+    pairs = list(lora_pairs(model))
+    assert len(pairs) == 2
+    for pair in pairs:
+        nn.init.normal_(pair.B.parameter)
+    values = {factor.parameter.data_ptr(): factor for pair in pairs for factor in (pair.A, pair.B)}
+    assert len(values) == 2
+    penalty = FourierPenalty(model)
+    assert len(penalty.factors) == 2
+    once = sum(FourierPenalty([nn.Parameter(factor.whole())]).value() for factor in values.values())
+    torch.testing.assert_close(penalty.value(), once, rtol=0.01, atol=0)
+
+
+def test_experts_in_one_parameter_have_factors_but_no_product():
+    class Experts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 8, 6))
+
+        def forward(self, x):
+            return torch.einsum("bi,eio->beo", x, self.weight)
+
+    model = get_peft_model(
+        nn.Sequential(OrderedDict(experts=Experts())), LoraConfig(r=2, target_parameters=["experts.weight"])
+    )
+    assert shapes(model) == [((6, 6), (8, 6))]  # rank 2 for each of three experts
+    assert len(FourierPenalty(model).factors) == 2
+    with pytest.raises(UsageError, match=r"is not B A \(shapes"):
+        FourierPenalty(model, form="product")
 
 
 def test_the_product_is_refused_where_delta_is_no_product(tiny_model):

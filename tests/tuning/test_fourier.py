@@ -1,11 +1,13 @@
+import copy
 import itertools
 
 import pytest
 import torch
-from spectra import by_autograd, product_by_autograd
+from spectra import both_halves, by_autograd, phi, product_by_autograd
 from torch import nn
 
 from flextune import FlextuneError, FourierPenalty, UsageError
+from flextune.tuning.factors import Factor
 from flextune.tuning.forms import Reading
 
 READINGS = [
@@ -197,6 +199,124 @@ def test_frozen_and_shared_factors_are_counted_once_or_not_at_all():
         assert distance(parameter.grad, gradient) < 1e-10
 
 
+def test_what_is_frozen_later_is_left_alone():
+    torch.manual_seed(0)
+    parameters = [randn(3, 5) for _ in range(4)]
+    penalty = FourierPenalty(parameters)
+    for frozen in (0, 2):
+        parameters[frozen].requires_grad_(False)
+    penalty.add_gradient_()
+    assert [parameter.grad is None for parameter in parameters] == [True, False, True, False]
+
+
+def test_dtypes_may_be_mixed_and_change():
+    torch.manual_seed(0)
+    dtypes = (torch.float32, torch.float64, torch.bfloat16)
+    parameters = [nn.Parameter(torch.randn(4, 6, dtype=torch.float64).to(dtype)) for dtype in dtypes]
+    penalty = FourierPenalty(parameters)
+    exact = by_autograd([p.detach().double() for p in parameters])
+    assert distance(penalty.value().double(), exact) < 1e-6
+    penalty.add_gradient_()
+    assert [p.grad.dtype for p in parameters] == list(dtypes)
+    A, B = randn(2, 6, dtype=torch.float64), randn(5, 2, dtype=torch.float32)
+    product = FourierPenalty([(A, B)], form="product")
+    assert distance(product.value(), product_by_autograd([(A, B.double())])) < 1e-10
+    for form in ("factors", "permuted"):
+        layer = nn.Linear(6, 4, bias=False)
+        penalty = FourierPenalty([layer.weight], form=form)
+        before = penalty.value()
+        layer.double()
+        torch.testing.assert_close(penalty.value(), before.double(), rtol=1e-6, atol=0)
+
+
+def test_a_model_without_values_may_get_them_later():
+    layer = nn.Linear(6, 4, bias=False, device="meta")
+    factor = Factor("weight", lambda: layer.weight, layer.weight.shape)
+    assert factor.not_finite() is None
+    layer.to_empty(device="cpu")
+    nn.init.normal_(layer.weight)
+    torch.testing.assert_close(factor.whole(), layer.weight.detach())
+
+
+def test_float16_neither_overflows_nor_loses_the_gradient():
+    torch.manual_seed(0)
+    for options, scale in (
+        ({}, 65536.0),
+        ({"norm": "backward", "strength": 1e-6}, 1.0),
+        ({"norm": "forward", "strength": 1e3}, 1.0),
+    ):
+        W = nn.Parameter(torch.randn(8, 1100).half())
+        FourierPenalty([W], **options).add_gradient_(scale)
+        exact = nn.Parameter(W.detach().double())
+        FourierPenalty([exact], **options).add_gradient_(scale)
+        assert distance(W.grad.double(), exact.grad) < 1e-3
+
+
+def test_the_product_of_a_smooth_delta_does_not_cancel():
+    torch.manual_seed(0)
+    A, B = (1 + 0.01 * torch.randn(shape, dtype=torch.float64) for shape in ((8, 4096), (4096, 8)))
+    exact = FourierPenalty([(nn.Parameter(A), nn.Parameter(B))], form="product").value()
+    found = FourierPenalty([(nn.Parameter(A.float()), nn.Parameter(B.float()))], form="product").value()
+    assert distance(found.double(), exact) < 1e-4
+    ones = [(nn.Parameter(torch.ones(8, 4097)), nn.Parameter(torch.ones(4097, 8))) for _ in range(3)]
+    assert all(0 <= FourierPenalty([pair], form="product").value() < 1e-3 for pair in ones)
+
+
+def test_a_copy_is_a_copy():
+    parameter = randn(3, 5)
+    copied, penalty = copy.deepcopy((parameter, FourierPenalty([parameter])))
+    penalty.add_gradient_()
+    assert parameter.grad is None
+    assert copied.grad is not None
+
+
+def test_batches_take_rows_together_and_a_third_of_the_memory_at_most(monkeypatch):
+    parameters = [randn(4, 6) for _ in range(60)]
+    monkeypatch.setattr("flextune.tuning.fourier.CHUNK", {"cpu": 1, "cuda": 1})
+    assert [len(group.rows) for group in FourierPenalty(parameters)._groups] == [7, 8, 7, 8, 7, 8, 7, 8]
+    monkeypatch.setattr("flextune.tuning.fourier.CHUNK", {"cpu": 10**9, "cuda": 1})
+    assert [len(group.rows) for group in FourierPenalty(parameters)._groups] == [20, 20, 20]
+
+
+def test_white_noise_in_every_cell_of_a_small_product():
+    for bins in ("rfft", "fft", "parameters"):
+        (strength,) = (
+            FourierPenalty([(randn(2, 7), randn(6, 2))], 1.0, form="product", bins=bins).effective_strengths().values()
+        )
+        along_out, along_in = both_halves(phi(6, 0.5, 1, 0.1, bins), 6), phi(7, 0.5, 1, 0.1, bins)
+        if bins == "fft":
+            along_in = both_halves(along_in, 7)
+        assert strength == pytest.approx(2 * (1 - along_out[:, None] * along_in).sum().item() / 42, rel=1e-12)
+
+
+def test_the_optimizer_of_the_decoupled_form_must_have_the_factors():
+    optimizer = torch.optim.SGD([randn(2, 2)], lr=0.1)
+    with pytest.raises(UsageError, match="optimizer: it does not have parameter 0"):
+        FourierPenalty([randn(2, 2)]).decay_(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("given", "form", "found"),
+    [
+        ("lora", "factors", "parameter 0 is a str"),
+        (nn.Linear(2, 2).named_parameters(), "factors", "parameter 0 is a tuple"),
+        ([torch.arange(4)], "factors", "parameter 0 is a tensor of torch.int64, 4 entries"),
+        ([2 * nn.Parameter(torch.ones(2))], "factors", "2 entries, computed"),
+        ([nn.Parameter(torch.ones(0))], "factors", "0 entries"),
+        ([], "factors", "no trainable LoRA factors to penalise in this list"),
+        (
+            [nn.Parameter(torch.ones(2, 2))],
+            "product",
+            r"item 0 is a Parameter; form = 'product' expects pairs \(A, B\)",
+        ),
+        ([(nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 3)))], "product", "ΔW of B 0 and A 0 is not B A"),
+    ],
+)
+def test_what_is_no_factor_is_named(given, form, found):
+    with pytest.raises(UsageError, match=found):
+        FourierPenalty(given, form=form)
+
+
 def test_decoupled_it_shrinks_the_factors_by_each_ones_learning_rate():
     torch.manual_seed(0)
     first, second = randn(3, 5), randn(3, 5)
@@ -228,6 +348,8 @@ def test_fp16_with_its_scaler_gives_the_gradient_of_float32():
     [
         ("strength", -1),
         ("strength", float("nan")),
+        ("strength", float("inf")),
+        ("strength", "0.1"),
         ("threshold", 0),
         ("threshold", 1.5),
         ("threshold", float("nan")),
@@ -286,3 +408,19 @@ def test_nothing_of_it_is_state():
     penalty = FourierPenalty([parameter])
     assert not hasattr(penalty, "state_dict")
     assert not penalty.value().requires_grad
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", ["factors", "product", "permuted", "l2"])
+def test_a_gpu_is_never_waited_for(form):
+    torch.manual_seed(0)
+    A, B = (nn.Parameter(torch.randn(shape, device="cuda")) for shape in ((8, 1100), (900, 8)))
+    penalty = FourierPenalty([(A, B)] if form == "product" else [A, B], form=form)
+    scale = torch.ones((), device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        penalty.add_gradient_()
+        penalty.add_gradient_(scale)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(A.grad).all()

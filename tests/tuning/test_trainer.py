@@ -160,8 +160,12 @@ def test_it_starts_at_its_step_and_grows(tiny_model, tmp_path):
     _, same_half = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.05, options={"start_step": 2})
     assert same(half, same_half)
     assert not same(half, last)
-    with pytest.raises(UsageError, match="start_step = -1: expected"):
-        trainer_on(tiny_model, SpectralTrainer, tmp_path, 0.1, options={"start_step": -1})
+    for name in ("start_step", "ramp_steps"):
+        with pytest.raises(UsageError, match=f"{name} = -1: expected"):
+            trainer_on(tiny_model, SpectralTrainer, tmp_path, 0.1, options={name: -1})
+    options = {"start_step": 3, "decoupled": True}
+    _, decoupled = trained(tiny_model, SpectralTrainer, tmp_path, strength=5.0, options=options)
+    assert same(plain, decoupled)
     assert [ramp(step) for step in range(2)] == [1.0, 1.0]
 
 
@@ -248,11 +252,69 @@ def test_with_trls_trainer(tiny_model, tmp_path):
     assert trainer.state.log_history[0]["fourier_loss"] > 0
 
 
-def test_another_models_penalty_is_refused_at_the_first_step(tiny_model, tmp_path):
+def test_a_penalty_on_what_is_not_trained_is_refused_when_training_begins(tiny_model, tmp_path):
     trainer, other = (trainer_on(tiny_model, Trainer, tmp_path) for _ in range(2))
     attach(trainer, FourierPenalty(other.model))
-    with pytest.raises(UsageError, match=r"lora_A.default.weight is no parameter of the model in training"):
+    with pytest.raises(UsageError, match=r"lora_A.default.weight is not trained in this trainer's model"):
         trainer.train()
+    trainer = trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
+    trainer.train()
+    trainer.model.add_adapter("second", LoraConfig(r=2, target_modules=["up_proj"]))
+    trainer.model.set_adapter("second")  # the first one is frozen by this
+    with pytest.raises(UsageError, match=r"lora_A.default.weight is not trained"):
+        trainer.train()
+
+
+def test_a_penalty_that_is_replaced_is_gone(tiny_model, tmp_path):
+    _, fresh = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
+    trainer = trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=5.0, options={"decoupled": True})
+    trainer.penalty = None
+    kind = type(trainer)
+    attach(trainer, FourierPenalty(trainer.model, strength=0.1))
+    assert type(trainer) is kind
+    trainer.train()
+    assert same(fresh, [p for p in trainer.model.parameters() if p.requires_grad])
+
+
+def test_a_training_step_that_goes_around_it_is_an_error(tiny_model, tmp_path):
+    trainer = trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
+    trainer.training_step = lambda *args: Trainer.training_step(trainer, *args)
+    with pytest.raises(FlextuneError, match="so the Fourier penalty was not added"):
+        trainer.train()
+
+
+def test_the_scale_of_the_loss_is_the_penaltys_too(tiny_model, tmp_path):
+    def step(scale):
+        trainer = trainer_on(tiny_model, SpectralTrainer, tmp_path, 0.1, torch.float64)
+        if scale:
+            trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.accelerator.gradient_state._set_sync_gradients(True)
+        trainer.training_step(trainer.model, next(iter(trainer.get_train_dataloader())), None)
+        gradients = [p.grad.flatten() for p in trainer.model.parameters() if p.requires_grad]
+        return torch.cat(gradients), trainer._task_grad_norm.item()
+
+    (plain, norm), (scaled, scaled_norm) = step(None), step(1024.0)
+    torch.testing.assert_close(scaled, 1024 * plain, rtol=1e-5, atol=1e-6)
+    assert scaled_norm == pytest.approx(norm, rel=1e-5)
+
+
+def test_what_the_strength_amounts_to_is_said_at_the_start(tiny_model, tmp_path, capsys):
+    trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=0.02)
+    said = capsys.readouterr().err
+    assert "λ = 0.02" in said
+    assert "0.0136 on 2 of shape 2×32" in said
+    trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=0.0)
+    assert "λ" not in capsys.readouterr().err
+
+
+def test_an_optimizer_in_the_backward_pass_and_a_model_to_come_are_refused(tiny_model, tmp_path):
+    with pytest.raises(UsageError, match="optim = 'lomo' steps during the backward pass"):
+        trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=0.1, optim="lomo")
+    trainer = trainer_on(tiny_model, Trainer, tmp_path)
+    trainer.model_init = lambda: None
+    with pytest.raises(UsageError, match="model_init makes another model"):
+        attach(trainer, FourierPenalty(trainer.model))
 
 
 def test_deepspeed_is_refused(tiny_model, tmp_path, monkeypatch):

@@ -28,6 +28,9 @@ PARTS = {"A": "A", "B": "B", "delta": "ΔW"}
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
 """Of adapters (Okabe and Ito 2008); a seventh adapter starts over, dashed."""
 
+ROUNDING = 1e-6
+"""A share that differs from chance by less is chance."""
+
 SHADE = "#8c8c8c"
 """Of what chance does, if there is one adapter."""
 
@@ -40,7 +43,7 @@ def summary(content: Content) -> Group:
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("so it is", no_wrap=True)
     for adapter in content["adapters"]:
-        table.add_row(Text(adapter["label"], style="bold"))
+        table.add_row(Text(_short(adapter["label"]), style="bold"))
         for part, name in PARTS.items():
             table.add_row(f" {name}", *_cells(adapter["overall"][part]))
         for name, parts in adapter["types"].items():
@@ -58,7 +61,7 @@ def judgement(measures: Content) -> str:
     share, chance = measures["share_above"], measures["null"]["share_above"]
     if share is None:
         return "–"
-    if chance["low"] <= share <= chance["high"]:
+    if chance["low"] - ROUNDING <= share <= chance["high"] + ROUNDING:
         return "as chance"
     return f"more {'low' if share < chance['low'] else 'high'}-frequency than chance"
 
@@ -95,7 +98,7 @@ def _sentences(content: Content) -> Iterator[str]:
             yield f"{adapter['label']}: {zero}, so there is no ΔW."
         if adapter["unpaired"]:
             count, names = len(adapter["unpaired"]), ", ".join(adapter["unpaired"][:2])
-            yield f"{adapter['label']}: {count} modules are left out of ΔW, for A and B do not pair there ({names} …)."
+            yield f"{adapter['label']}: ΔW is without {count} whose A and B do not pair ({names}{' …' * (count > 2)})."
 
 
 def _zero(adapter: Content) -> str:
@@ -106,7 +109,7 @@ def _zero(adapter: Content) -> str:
 def _chance(content: Content) -> str:
     count = content["permutations"]
     plural, outside = "s" * (count > 1), f"{200 / (count + 1):.3g} %"
-    return f"the range of {count} random permutation{plural} (chance alone leaves it in {outside} of cases)"
+    return f"the range of {count} random permutation{plural} (chance alone leaves it in {outside} of values)"
 
 
 def _spectrum(content: Content, path: Path) -> None:
@@ -200,7 +203,8 @@ def _maps(content: Content, path: Path) -> None:
         axes.set_title("\n".join(wrap(_plain(adapter["label"]), 24)), fontsize=9, loc="left")
     panels[-1][0].set_xlabel("frequency along inputs")
     panels[-1][0].set_ylabel("frequency along outputs")
-    bar = figure.colorbar(image, ax=panels)
+    clipped = bool(values.max() > reach or values.min() < 1 / reach)
+    bar = figure.colorbar(image, ax=panels, extend="both" if clipped else "neither")
     bar.set_label("power of ΔW / white noise", fontsize=9)
     _plain_ticks(bar.ax.yaxis, reach**2)
     _save(figure, path)
@@ -255,9 +259,18 @@ def _legend(figure: Any, content: Content) -> None:
     figure.legend(handles=handles, loc="outside lower left", ncols=1, frameon=False, fontsize=9)
 
 
+def _short(label: str) -> str:
+    """A label that fits beside others: its start and its end.
+
+    >>> _short("runs/a-very-long-name-that-tells-everything/adapter")
+    'runs/a-very-long-na…lls-everything/adapter'
+    """
+    return label if len(label) <= 42 else f"{label[:19]}…{label[-22:]}"
+
+
 def _plain(label: str) -> str:
-    """A label that matplotlib takes as it is."""
-    return label.replace("$", r"\$")
+    """A short label that matplotlib takes as it is."""
+    return _short(label).replace("$", r"\$")
 
 
 def _save(figure: Any, path: Path) -> None:

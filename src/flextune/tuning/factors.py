@@ -84,11 +84,30 @@ def _held(name: str, held: Any, adapter: str) -> Factor:
     return Factor(name, partial(getattr, held, adapter), held[adapter].shape)
 
 
-def given(parameter: Tensor, name: str) -> Factor:
-    """A factor that comes without a model."""
-    return Factor(name, lambda: parameter, parameter.shape)
+def given(parameter: Any, name: str) -> Factor:
+    """A factor that comes without a model.
+
+    Raises `UsageError` if it is nothing that a gradient could be added to.
+    """
+    if not isinstance(parameter, Tensor):
+        found = f"a {type(parameter).__name__}"
+    elif not parameter.is_floating_point() or not parameter.is_leaf or not parameter.numel():
+        found = f"a tensor of {parameter.dtype}, {parameter.numel()} entries{'' if parameter.is_leaf else ', computed'}"
+    else:
+        return Factor(name, partial(_itself, parameter), parameter.shape)
+    raise UsageError(f"model_or_parameters: {name} is {found}; expected an nn.Parameter of floats")
 
 
 def distinct(factors: Iterable[Factor]) -> list[Factor]:
-    """Each parameter once, since tied layers share theirs."""
-    return list({id(factor.get()): factor for factor in factors}.values())
+    """Each once: tied layers share a parameter, or have two on the same memory."""
+    return list({_memory(factor.get()): factor for factor in factors}.values())
+
+
+def _memory(parameter: Tensor) -> tuple[Any, ...]:
+    if isinstance(parameter, DTensor) or parameter.is_meta:
+        return (id(parameter),)
+    return parameter.device, parameter.data_ptr(), parameter.numel()
+
+
+def _itself(parameter: Tensor) -> Tensor:
+    return parameter

@@ -121,14 +121,13 @@ class Product(nn.Module):
     """`product`: Σ_kl (1 − φ_k φ_l) |F₂(B A)_kl|², the penalty of ΔW itself, without ever forming ΔW.
 
     F₂(B A) = F(B) F(A), with B transformed along d_out and A along d_in, and the weight is separable. So the sum is a
-    difference of two traces of rank × rank Gram matrices,
+    difference of two traces of rank × rank Gram matrices, ⟨BᵀB, A D Aᵀ⟩ − ⟨Bᵀ Φ B, A D Φ Aᵀ⟩, where Φ filters by φ, and
+    D is ½ for the inner frequencies of the one-sided axis (torch.fft.rfft2) and 1 at its edges, or 1 for `bins="fft"`.
+    For a smooth ΔW the two would cancel; with 1 − φ_k φ_l = (1 − φ_k) + φ_k (1 − φ_l) they are a sum of positive ones:
 
-        L = ⟨BᵀB, A D Aᵀ⟩ − ⟨Bᵀ Φ B, A D Φ Aᵀ⟩,
+        L = ⟨Bᵀ (1 − Φ) B, A D Aᵀ⟩ + ⟨Bᵀ Φ B, A D (1 − Φ) Aᵀ⟩
 
-    where Φ filters by φ, and D is ½ for the inner frequencies of the one-sided axis (torch.fft.rfft2) and 1 at its
-    edges, or 1 for `bins="fft"`. It costs O(R² (D + M)) after the FFTs, and is unchanged under (B M, M⁻¹ A). The LoRA
-    scale alpha / rank is left out. Since the traces nearly cancel for a smooth ΔW, the value's error is relative to
-    ‖ΔW‖², not to L.
+    It costs O(R² (D + M)) after the FFTs, and is unchanged under (B M, M⁻¹ A). The LoRA scale alpha / rank is left out.
     """
 
     def __init__(self, reading: Reading, shape: tuple[int, int]):
@@ -136,40 +135,39 @@ class Product(nn.Module):
         d_out, d_in = shape
         self.shape = shape
         out_F, in_F = reading.phi(d_out), reading.phi(d_in)
-        doubled_F, halved_F = edges(d_out, inner=2, edge=1), edges(d_in, inner=0.5, edge=1)
         counts_F = reading.counts(d_in)
         cells = d_out * counts_F.sum().item()
         self.scale = reading.scale(d_out * d_in, cells)
-        self.white = self.scale * (cells - (doubled_F @ out_F).item() * (counts_F @ in_F).item()) / (d_out * d_in)
+        free = (edges(d_out, inner=2, edge=1) @ out_F).item() * (counts_F @ in_F).item()
+        self.white = self.scale * (cells - free) / (d_out * d_in)
         """The penalty of a white ΔW with variance 1, for each of its entries."""
-        sided_F = torch.ones_like(in_F) if reading.bins == "fft" else halved_F
-        self.phi_out_F1 = nn.Buffer(out_F.unsqueeze(-1))
+        sided_F = torch.ones_like(in_F) if reading.bins == "fft" else edges(d_in, inner=0.5, edge=1)
+        self.high_out_F1 = nn.Buffer(1 - out_F.unsqueeze(-1))
         self.sided_F = nn.Buffer(sided_F)
-        self.phi_in_F = nn.Buffer(sided_F * in_F)
+        self.high_in_F = nn.Buffer(sided_F * (1 - in_F))
 
     def value(self, b_PDR: Tensor, a_PRM: Tensor) -> Tensor:
         """L of the batch, a scalar."""
-        low_PDR, sided_PRM, low_PRM = self._filtered(b_PDR, a_PRM)
-        whole = (b_PDR.mT @ b_PDR) * (a_PRM @ sided_PRM.mT)
-        free = (b_PDR.mT @ low_PDR) * (a_PRM @ low_PRM.mT)
-        return self.scale * (whole.sum() - free.sum())
+        high_PDR, sided_PRM, high_PRM = self._filtered(b_PDR, a_PRM)
+        high = (b_PDR.mT @ high_PDR) * (a_PRM @ sided_PRM.mT)
+        low = (b_PDR.mT @ (b_PDR - high_PDR)) * (a_PRM @ high_PRM.mT)
+        return self.scale * (high.sum() + low.sum())
 
     def gradient(self, b_PDR: Tensor, a_PRM: Tensor) -> tuple[Tensor, Tensor]:
         """∇L of each B and of each A."""
-        low_PDR, sided_PRM, low_PRM = self._filtered(b_PDR, a_PRM)
-        whole_PRR, free_PRR = a_PRM @ sided_PRM.mT, a_PRM @ low_PRM.mT
-        gradient_PDR = b_PDR @ whole_PRR - low_PDR @ free_PRR
-        whole_PRR, free_PRR = b_PDR.mT @ b_PDR, b_PDR.mT @ low_PDR
-        gradient_PRM = whole_PRR @ sided_PRM - free_PRR @ low_PRM
+        high_PDR, sided_PRM, high_PRM = self._filtered(b_PDR, a_PRM)
+        low_PDR = b_PDR - high_PDR
+        gradient_PDR = high_PDR @ (a_PRM @ sided_PRM.mT) + low_PDR @ (a_PRM @ high_PRM.mT)
+        gradient_PRM = (b_PDR.mT @ high_PDR) @ sided_PRM + (b_PDR.mT @ low_PDR) @ high_PRM
         return gradient_PDR.mul_(2 * self.scale), gradient_PRM.mul_(2 * self.scale)
 
     def _filtered(self, b_PDR: Tensor, a_PRM: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Φ B, A D and A D Φ."""
+        """(1 − Φ) B, A D and A D (1 − Φ)."""
         d_out, d_in = self.shape
-        low_PDR = torch.fft.irfft(torch.fft.rfft(b_PDR, dim=-2).mul_(self.phi_out_F1), n=d_out, dim=-2)
+        high_PDR = torch.fft.irfft(torch.fft.rfft(b_PDR, dim=-2).mul_(self.high_out_F1), n=d_out, dim=-2)
         spectrum_PRF = torch.fft.rfft(a_PRM)
         sided_PRM = torch.fft.irfft(spectrum_PRF * self.sided_F, n=d_in)
-        return low_PDR, sided_PRM, torch.fft.irfft(spectrum_PRF.mul_(self.phi_in_F), n=d_in)
+        return high_PDR, sided_PRM, torch.fft.irfft(spectrum_PRF.mul_(self.high_in_F), n=d_in)
 
 
 LAWS: dict[Form, Any] = {"factors": Flat, "product": Product, "permuted": Permuted, "l2": L2}

@@ -31,7 +31,7 @@ CHOICES = {"norm": Norm, "reduction": Reduction, "bins": Bins, "form": Form}
 CHUNK = {"cpu": 2**20, "cuda": 2**24}
 """Entries that are transformed at once, by device: what a processor's allocator and caches like."""
 ROWS = 8
-"""But so many factors at least, since a processor's threads and the plan of an FFT are shared by the rows of a batch."""
+"""But so many factors at least, if a third of all of them allows it: threads and an FFT's plan are shared by rows."""
 
 
 class FourierPenalty:
@@ -84,8 +84,8 @@ class FourierPenalty:
         form: Form = "factors",
         seed: int = 0,
     ):
-        if not (strength >= 0 and math.isfinite(strength)):
-            raise UsageError(f"strength = {strength}: expected a number of at least 0")
+        if not (isinstance(strength, int | float) and strength >= 0 and math.isfinite(strength)):
+            raise UsageError(f"strength = {strength!r}: expected a number of at least 0")
         if not 0 < threshold <= 1:
             raise UsageError(f"threshold = {threshold}: expected a number in (0, 1]")
         for name, phi in (("phi_low", phi_low), ("phi_high", phi_high)):
@@ -99,7 +99,8 @@ class FourierPenalty:
         pairs, self.factors = _find(model_or_parameters, form)
         self._A, self._B = distinct(pair.A for pair in pairs), distinct(pair.B for pair in pairs)
         if not self.factors:
-            raise UsageError("model_or_parameters: there are no trainable LoRA factors to penalise")
+            name = type(model_or_parameters).__name__
+            raise UsageError(f"model_or_parameters: there are no trainable LoRA factors to penalise in this {name}")
         for factor in self.factors:
             if found := factor.not_finite():
                 raise UsageError(f"model_or_parameters: {found}; expected finite numbers")
@@ -125,7 +126,7 @@ class FourierPenalty:
             for parameter in parameters:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-            torch._foreach_add_([parameter.grad for parameter in parameters], gradients, alpha=self.strength)
+            torch._foreach_add_([parameter.grad for parameter in parameters], gradients)
 
     @torch.no_grad()
     def decay_(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
@@ -137,16 +138,19 @@ class FourierPenalty:
         if self.strength == 0:
             return
         rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for factor in self.factors:
+            if id(factor.parameter) not in rates:
+                raise UsageError(f"optimizer: it does not have {factor.name}; make the penalty of what it trains")
         for parameters, gradients in self._gradients(scale):
             for parameter, gradient in zip(parameters, gradients, strict=True):
-                parameter.add_(gradient, alpha=-rates[id(parameter)] * self.strength)
+                parameter.add_(gradient, alpha=-rates[id(parameter)])
 
     @torch.no_grad()
     def norms(self) -> dict[str, Tensor]:
-        """‖A‖ and ‖B‖ over all factors of the model, as `lora_A_norm` and `lora_B_norm`; empty without a model."""
+        """‖A‖ and ‖B‖ over the layers in training, `lora_A_norm` and `lora_B_norm`; empty if parameters were given."""
         kinds = {"lora_A_norm": self._A, "lora_B_norm": self._B}
         return {
-            name: nn.utils.get_total_norm([factor.whole() for factor in factors])
+            name: nn.utils.get_total_norm([_in_full(factor.whole()) for factor in factors])
             for name, factors in kinds.items()
             if factors
         }
@@ -182,16 +186,20 @@ class FourierPenalty:
         return "\n".join(lines)
 
     def _gradients(self, scale: float | Tensor) -> Iterator[tuple[list[Any], list[Tensor]]]:
-        """Trainable parameters of one shape, with scale · ∇L_F in each one's shape, dtype and sharding."""
+        """Parameters of one shape that are trained now, with scale · λ · ∇L_F in each one's dtype and sharding."""
         for group in self._groups:
             gradients = group.law.gradient(*group.stacked())
             for factors, gradient_P in zip(zip(*group.rows, strict=True), gradients, strict=True):
-                if isinstance(scale, Tensor) or scale != 1:
+                gradient_P.mul_(self.strength)
+                if isinstance(scale, Tensor):
+                    gradient_P.mul_(scale.to(gradient_P.device))
+                elif scale != 1:
                     gradient_P.mul_(scale)
                 parameters = [factor.parameter for factor in factors]
-                if parameters[0].requires_grad:
-                    gradient_P = gradient_P.to(parameters[0].dtype).view(-1, *factors[0].shape)
-                    yield parameters, [_like(p, g) for p, g in zip(parameters, gradient_P.unbind(), strict=True)]
+                gradient_P = gradient_P.to(parameters[0].dtype).view(-1, *factors[0].shape)
+                trained = [(p, _like(p, g)) for p, g in zip(parameters, gradient_P, strict=True) if p.requires_grad]
+                if trained:
+                    yield [parameter for parameter, _ in trained], [gradient for _, gradient in trained]
 
 
 @dataclass(frozen=True)
@@ -203,13 +211,11 @@ class _Group:
 
     def stacked(self) -> list[Tensor]:
         """One batch for each column of the rows, in the dtype of the computation."""
-        batches = []
-        for factors in zip(*self.rows, strict=True):
-            values = [factor.whole() for factor in factors]
-            batch = torch.stack(values) if len(values) > 1 else values[0].unsqueeze(0)
-            batches.append(batch.to(_computed(batch.dtype)).flatten(2 if isinstance(self.law, Product) else 1))
-        self.law.to(batches[0].device)  # the model may have moved since
-        return batches
+        columns = [[factor.whole() for factor in factors] for factors in zip(*self.rows, strict=True)]
+        batches = [_in_full(torch.stack(column) if len(column) > 1 else column[0].unsqueeze(0)) for column in columns]
+        dtype = max((batch.dtype for batch in batches), key=lambda dtype: dtype.itemsize)
+        self.law.to(batches[0].device, dtype)  # the model may have moved, or changed, since
+        return [batch.to(dtype).flatten(2 if isinstance(self.law, Product) else 1) for batch in batches]
 
 
 def _group(rows: Sequence[tuple[Factor, ...]], form: Form, reading: Reading) -> Iterator[_Group]:
@@ -219,7 +225,7 @@ def _group(rows: Sequence[tuple[Factor, ...]], form: Form, reading: Reading) -> 
     for row in rows:
         parameters = [factor.parameter for factor in row]
         # a parameter that several layers share is added to once in a group
-        key = tuple((p.shape, p.dtype, p.device, p.requires_grad, times[id(p)]) for p in parameters)
+        key = tuple((p.shape, p.dtype, p.device, times[id(p)]) for p in parameters)
         alike.setdefault(key, []).append(row)
         times.update(id(p) for p in parameters)
     entries = sum(factor.shape.numel() for row in rows for factor in row)
@@ -227,7 +233,7 @@ def _group(rows: Sequence[tuple[Factor, ...]], form: Form, reading: Reading) -> 
         first = same[0][0].parameter
         shapes = [factor.shape for factor in same[0]]
         extent = (shapes[0][0], shapes[1][1:].numel()) if form == "product" else shapes[0].numel()
-        law = LAWS[form](reading, extent).to(first.device, _computed(first.dtype))
+        law = LAWS[form](reading, extent)
         size = sum(shape.numel() for shape in shapes)
         number = max(ROWS, CHUNK.get(first.device.type, CHUNK["cuda"]) // size)
         number = max(1, min(number, entries // 3 // size))  # the transform takes thrice its input
@@ -241,7 +247,7 @@ def _find(source: nn.Module | Iterable[Any], form: Form) -> tuple[list[LoraPair]
     if isinstance(source, nn.Module):
         pairs = list(lora_pairs(source))
     elif form == "product":
-        pairs = [LoraPair(given(A, f"A {i}"), given(B, f"B {i}")) for i, (A, B) in enumerate(source)]
+        pairs = [LoraPair(*_given_pair(pair, number)) for number, pair in enumerate(source)]
     else:
         factors = [given(parameter, f"parameter {i}") for i, parameter in enumerate(source)]
         return [], [factor for factor in distinct(factors) if factor.parameter.requires_grad]
@@ -257,8 +263,17 @@ def _find(source: nn.Module | Iterable[Any], form: Form) -> tuple[list[LoraPair]
     return pairs, [factor for factor in factors if factor.parameter.requires_grad]
 
 
-def _computed(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype == torch.float64 else torch.float32
+def _given_pair(pair: Any, number: int) -> tuple[Factor, Factor]:
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise UsageError(
+            f"model_or_parameters: item {number} is a {type(pair).__name__}; form = 'product' expects pairs (A, B)"
+        )
+    return given(pair[0], f"A {number}"), given(pair[1], f"B {number}")
+
+
+def _in_full(values: Tensor) -> Tensor:
+    """In float32, or float64 if that is what they are."""
+    return values if values.dtype == torch.float64 else values.float()
 
 
 def _like(parameter: Tensor, gradient: Tensor) -> Tensor:

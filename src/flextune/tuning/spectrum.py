@@ -16,7 +16,8 @@ Bins (k, l) count as of frequency max(k / n, l / m): high along either axis is h
 
 The null hypothesis is that the order of entries carries nothing: the factor's entries are permuted at random; for ΔW
 the rows of B and the columns of A are (the order of channels is arbitrary). Under it, a value lies outside the range of
-39 permutations with probability 2 / 40 = 5 %: of a whole curve, some bands will.
+39 permutations with probability 2 / 40 = 5 %: of a whole curve, some bands will. Permuting the entries of A or B also
+mixes ranks, so ranks of very different size or mean are no chance either; ΔW knows nothing of ranks.
 
 Shapes: C permutations of a chunk, X rows (the truth, permutations, white noise), N, M entries, F bins, R rank, S cuts,
 B bands.
@@ -128,8 +129,8 @@ class Adapter:
         if not folder.is_dir():
             raise UsageError(f"{folder} is not a folder: expected a PEFT adapter folder")
         if not config.exists():
-            inner = folder / "adapter"
-            hint = f"; did you mean {inner}?" if (inner / config.name).exists() else ""
+            inner = [path.parent for path in sorted(folder.glob(f"*/{config.name}"))]
+            hint = f"; did you mean {' or '.join(map(str, inner[:3]))}?" if inner else ""
             raise UsageError(f"{folder} is not a PEFT adapter: it has no {config.name}{hint}")
         self.config = read_json(config)
         kind = self.config.get("peft_type") if isinstance(self.config, dict) else None
@@ -164,6 +165,8 @@ class Adapter:
         with safe_open(self.weights, "pt") as file:
             for part, name in self.modules[module].items():
                 tensor = file.get_tensor(name).float()
+                if tensor.dim() < 2 or not tensor.numel():
+                    raise UsageError(f"{self.weights}: {name} has the shape {tuple(tensor.shape)}, expected a matrix")
                 if not tensor.isfinite().all():
                     raise UsageError(f"{self.weights}: {name} has entries that are not finite; name a sound adapter")
                 factors[part] = tensor.flatten(1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import Trainer, TrainerCallback
 
-from flextune.errors import UsageError
+from flextune.errors import FlextuneError, UsageError
 from flextune.progress import say
 from flextune.tuning.fourier import FourierPenalty
 
@@ -25,7 +25,7 @@ class SpectralTrainerMixin:
     So the penalty depends neither on gradient accumulation nor on the number of processes, and the logged `loss` and
     `eval_loss` stay the pure task loss. Beside them are logged `fourier_loss` (L_F, without λ), `task_grad_norm` (the
     norm of the gradient without the penalty; the Trainer's `grad_norm` is with it, before clipping), `lora_A_norm` and
-    `lora_B_norm`. What λ amounts to is printed once, at the start.
+    `lora_B_norm`; the first and the last two are as they are after the step. What λ amounts to is printed at the start.
 
     Args:
         penalty: What to add; None trains as the trainer alone would.
@@ -37,11 +37,14 @@ class SpectralTrainerMixin:
     Works with DDP, FSDP2, bf16, and fp16 with its GradScaler.
 
     Raises:
-        UsageError: The trainer works with DeepSpeed, which keeps gradients to itself; a step is negative; or, at the
-            first step, the penalty's factors are not the model's.
+        UsageError: The penalty cannot be right: the trainer works with DeepSpeed, which keeps gradients to itself, or
+            with an optimizer that steps during the backward pass; `model_init` would replace the model; a step is
+            negative; or, when training begins, the penalty's factors are not what is trained.
     """
 
     accelerator: Any
+    args: Any
+    model_init: Any
     state: Any
 
     def __init__(
@@ -60,29 +63,37 @@ class SpectralTrainerMixin:
         for name, steps in (("start_step", start_step), ("ramp_steps", ramp_steps)):
             if steps < 0:
                 raise UsageError(f"{name} = {steps}: expected a number of at least 0")
-        if penalty is not None and self.accelerator.distributed_type == "DEEPSPEED":
+        if penalty is not None:
+            self._refuse_what_cannot_be_right()
+        self.penalty = penalty
+        self._start_step, self._ramp_steps, self._decoupled = start_step, ramp_steps, decoupled
+        self._task_grad_norm: Tensor | None = None
+        if penalty is not None and penalty.strength > 0 and self.accelerator.is_main_process:
+            say(str(penalty))
+        self.remove_callback(_AroundTheStep)  # type: ignore[attr-defined]
+        self.add_callback(_AroundTheStep(self))  # type: ignore[attr-defined]
+
+    def _refuse_what_cannot_be_right(self) -> None:
+        if self.accelerator.distributed_type == "DEEPSPEED":
             raise UsageError(
                 "the Fourier penalty cannot train with DeepSpeed, which keeps the gradients of its ZeRO stages to "
                 "itself; use DDP or FSDP2"
             )
-        self.penalty = penalty
-        self._start_step, self._ramp_steps, self._decoupled = start_step, ramp_steps, decoupled
-        self._task_grad_norm: Tensor | None = None
-        if penalty is not None:
-            if decoupled:
-                self.add_callback(_Decay(self))  # type: ignore[attr-defined]
-            if self.accelerator.is_main_process and penalty.strength > 0:
-                say(str(penalty))
+        optimizer = str(getattr(self.args.optim, "value", self.args.optim))
+        if "lomo" in optimizer or "layerwise" in optimizer:
+            raise UsageError(
+                f"optim = {optimizer!r} steps during the backward pass, before there is a gradient to add the Fourier "
+                "penalty to; use another, such as adamw_torch_fused"
+            )
+        if self.model_init is not None:
+            raise UsageError("model_init makes another model than the Fourier penalty's for each training; pass model")
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One forward and backward pass; on the last of a step also the penalty's gradient."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if self.penalty is not None and self.accelerator.sync_gradients:
-            if self._task_grad_norm is None:
-                self._check_parameters(model, self.penalty)
-            gradients = [p.grad for p in model.parameters() if p.grad is not None]
             scale = self._loss_scale(loss)
-            self._task_grad_norm = nn.utils.get_total_norm(gradients) / scale
+            self._task_grad_norm = gradient_norm(model, scale)
             strength = ramp(self.state.global_step, self._start_step, self._ramp_steps)
             if strength > 0 and not self._decoupled:
                 self.penalty.add_gradient_(scale * strength)
@@ -91,15 +102,18 @@ class SpectralTrainerMixin:
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with the penalty's figures beside the training loss.
 
-        Raises `FlextuneError` with the name of a factor that is no longer finite.
+        Raises `FlextuneError` with the name of a factor that is no longer finite, or if the penalty was never added.
         """
         if self.penalty is not None and "loss" in logs:
+            if self._task_grad_norm is None:
+                raise FlextuneError(
+                    f"the training_step of this {type(self).__name__} is not SpectralTrainerMixin's, so the Fourier "
+                    "penalty was not added; do not replace it, or let it call super().training_step"
+                )
             logs["fourier_loss"] = self.penalty.value().item()
-            if not math.isfinite(logs["fourier_loss"]):
+            if self.penalty.strength > 0 and not math.isfinite(logs["fourier_loss"]):
                 self.penalty.check_finite()
-            if self._task_grad_norm is not None:
-                norm = self._task_grad_norm
-                logs["task_grad_norm"] = (norm.full_tensor() if isinstance(norm, DTensor) else norm).item()
+            logs["task_grad_norm"] = self._task_grad_norm.item()
             logs |= {name: norm.item() for name, norm in self.penalty.norms().items()}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
 
@@ -112,29 +126,40 @@ class SpectralTrainerMixin:
         scaled: Tensor = scaler.scale(one)
         return scaled
 
-    def _check_parameters(self, model: nn.Module, penalty: FourierPenalty) -> None:
-        """The penalty must act on what is trained: another model's factors would silently stay as they are."""
-        trained = {id(parameter) for parameter in model.parameters()}
-        for factor in penalty.factors:
-            if id(factor.parameter) not in trained:
-                raise UsageError(
-                    f"penalty: {factor.name} is no parameter of the model in training; "
-                    "make the penalty of trainer.model, once it has its adapter"
-                )
 
-
-class _Decay(TrainerCallback):
-    """The decoupled penalty, after each optimizer step that was taken."""
+class _AroundTheStep(TrainerCallback):
+    """Checks the penalty when training begins, and applies a decoupled one after each step that was taken."""
 
     def __init__(self, trainer: SpectralTrainerMixin):
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The penalty must act on what is trained: another model's factors would silently stay as they are."""
+        trained = {id(parameter) for parameter in kwargs["model"].parameters() if parameter.requires_grad}
+        for factor in self.trainer.penalty.factors if self.trainer.penalty is not None else ():
+            if id(factor.parameter) not in trained:
+                raise UsageError(
+                    f"penalty: {factor.name} is not trained in this trainer's model; make the penalty of "
+                    "trainer.model, once it has the adapter to train"
+                )
+
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The optimizer has stepped; the schedule has not yet."""
         trainer = self.trainer
-        if trainer.penalty is not None and not trainer.accelerator.optimizer_step_was_skipped:
-            strength = ramp(state.global_step, trainer._start_step, trainer._ramp_steps)
+        if trainer.penalty is None or not trainer._decoupled or trainer.accelerator.optimizer_step_was_skipped:
+            return
+        strength = ramp(state.global_step, trainer._start_step, trainer._ramp_steps)
+        if strength > 0:
             trainer.penalty.decay_(kwargs["optimizer"], strength)
+
+
+def gradient_norm(model: nn.Module, scale: float | Tensor = 1.0) -> Tensor:
+    """The norm of all gradients of a model, sharded ones (DTensor) and others, divided by the scale of the loss."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    kinds = [[g for g in gradients if isinstance(g, DTensor) == sharded] for sharded in (False, True)]
+    norms: list[Any] = [nn.utils.get_total_norm(kind) for kind in kinds if kind]
+    total = nn.utils.get_total_norm([norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms])
+    return total / (scale.to(total.device) if isinstance(scale, Tensor) else scale)
 
 
 def ramp(step: int, start_step: int = 0, ramp_steps: int = 0) -> float:
@@ -175,10 +200,10 @@ def attach(
     """
     if not isinstance(trainer, Trainer):
         raise UsageError(f"trainer: expected a transformers.Trainer, found {type(trainer).__name__}")
-    if getattr(trainer, "penalty", None) is not None:
-        raise UsageError("trainer: it has a Fourier penalty already")
     kind = type(trainer)
     if not isinstance(trainer, SpectralTrainerMixin):
-        trainer.__class__ = type(f"Spectral{kind.__name__}", (SpectralTrainerMixin, kind), {})
+        trainer.__class__ = type(f"{kind.__name__}WithFourierPenalty", (SpectralTrainerMixin, kind), {})
+    elif trainer.penalty is not None:
+        raise UsageError("trainer: it has a Fourier penalty already")
     trainer._set_penalty(penalty, start_step, ramp_steps, decoupled)
     return trainer
