@@ -59,7 +59,7 @@ def test_rank_patterns_embeddings_and_several_adapters(tiny_model):
     assert shapes(model) == [((2, 32), (48, 2)), ((2, vocabulary), (32, 2)), ((5, 32), (48, 5))]
     names = [factor.name for factor in FourierPenalty(model).factors]
     assert "base_model.model.model.embed_tokens.lora_embedding_A.default" in names
-    model.add_adapter("second", LoraConfig(r=3, target_modules=["down_proj"]))
+    model.add_adapter("second", LoraConfig(r=3, target_modules=["up_proj"]))
     assert len(shapes(model)) == 5
     assert len(FourierPenalty(model).factors) == 6  # the first adapter is the one in training
     model.base_model.set_adapter(["default", "second"])

@@ -190,6 +190,11 @@ def test_decoupled_it_takes_from_the_weights_after_the_optimizer(tiny_model, tmp
     assert row["grad_norm"] == pytest.approx(row["task_grad_norm"])
 
 
+def test_coupled_it_leaves_the_weights_to_the_optimizer(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(FourierPenalty, "decay_", lambda *args: pytest.fail("the weights were changed directly"))
+    trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, max_steps=1)
+
+
 def test_one_line_gives_it_to_a_trainer_that_exists(tiny_model, tmp_path):
     _, ours = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
     trainer = trainer_on(tiny_model, Trainer, tmp_path)
@@ -265,12 +270,13 @@ def test_a_penalty_on_what_is_not_trained_is_refused_when_training_begins(tiny_m
         trainer.train()
 
 
-def test_a_penalty_that_is_replaced_is_gone(tiny_model, tmp_path):
-    _, fresh = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1)
+@pytest.mark.parametrize("options", [{}, {"decoupled": True}])
+def test_a_penalty_that_is_replaced_is_gone(tiny_model, tmp_path, options):
+    _, fresh = trained(tiny_model, SpectralTrainer, tmp_path, strength=0.1, options=options)
     trainer = trainer_on(tiny_model, SpectralTrainer, tmp_path, strength=5.0, options={"decoupled": True})
     trainer.penalty = None
     kind = type(trainer)
-    attach(trainer, FourierPenalty(trainer.model, strength=0.1))
+    attach(trainer, FourierPenalty(trainer.model, strength=0.1), **options)
     assert type(trainer) is kind
     trainer.train()
     assert same(fresh, [p for p in trainer.model.parameters() if p.requires_grad])
