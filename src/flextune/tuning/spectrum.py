@@ -39,6 +39,7 @@ from torch.nn.functional import pad
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json
 from flextune.progress import progress
+from flextune.tuning.forms import edges
 
 CHUNK = 2**21
 """Entries that are permuted and transformed at once; bounds memory."""
@@ -348,11 +349,7 @@ def _orders(size: int, entries: int, permutations: int, generator: torch.Generat
 
 def _both_signs(size: int) -> Tensor:
     """c_k: how many bins of the full transform each bin of a real signal's stands for."""
-    weight_F = torch.full((size // 2 + 1,), 2.0)
-    weight_F[0] = 1
-    if size % 2 == 0:
-        weight_F[-1] = 1
-    return weight_F
+    return edges(size, inner=2, edge=1).float()
 
 
 def _below(power_F: Tensor) -> Tensor:
