@@ -210,7 +210,8 @@ def test_the_seed_decides_and_neighbours_do_not(tmp_path):
 
 def test_labels_tell_folders_apart(tmp_path):
     assert labels([tmp_path / "a", tmp_path / "b"]) == ["a", "b"]
-    assert labels([tmp_path / "x/a/adapter", tmp_path / "y/a/adapter"]) == ["x/a/adapter", "y/a/adapter"]
+    assert labels([tmp_path / "x/a/adapter", tmp_path / "y/a/adapter"]) == ["x/a", "y/a"]
+    assert labels([tmp_path / "run/adapter", tmp_path / "run"]) == ["adapter", "run"]
     with pytest.raises(FlextuneError, match="named twice"):
         labels([tmp_path / "a", tmp_path / "a/../a"])
 

@@ -206,7 +206,11 @@ def _maps(content: Content, path: Path) -> None:
     clipped = bool(values.max() > reach or values.min() < 1 / reach)
     bar = figure.colorbar(image, ax=panels, extend="both" if clipped else "neither")
     bar.set_label("power of ΔW / white noise", fontsize=9)
-    _plain_ticks(bar.ax.yaxis, reach**2)
+    if reach < 5:
+        bar.set_ticks([1 / reach, 1, reach], labels=[f"{value:.2g}" for value in (1 / reach, 1, reach)])
+        bar.ax.minorticks_off()
+    else:
+        _plain_ticks(bar.ax.yaxis, reach**2)
     _save(figure, path)
 
 

@@ -65,7 +65,7 @@ def spectrum(
     Returns:
         JSON-able content: the arguments, and `adapters`, a list with, for each,
 
-        - `label` (the end of its path that tells it from the others), `folder`, `modules`, `ranks`, `unpaired` (modules
+        - `label` (`labels`), `folder`, `modules`, `ranks`, `unpaired` (modules
           whose A and B do not multiply, as in mixtures of experts; they have no ΔW), and
         - `overall`, `types` (by the last part of the module's name) and `layers` (a list; `layer` is the first number
           in the module's name, or None), each with the entries `A`, `B` and `delta`:
@@ -104,15 +104,17 @@ def spectrum(
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart.
+    """The shortest ends of the paths that tell them apart, without the `adapter` that every run directory has.
 
     >>> labels([Path("/runs/plain/adapter"), Path("/runs/fourier/adapter")])
-    ['plain/adapter', 'fourier/adapter']
+    ['plain', 'fourier']
     """
     paths = [folder.resolve() for folder in folders]
     for path in paths:
         if paths.count(path) > 1:
             raise UsageError(f"{path} is named twice: expected different adapter folders")
+    runs = [path.parent if path.name == "adapter" else path for path in paths]
+    paths = runs if len(set(runs)) == len(runs) else paths
     ends = [path.name for path in paths]
     depth = 1
     while len(set(ends)) < len(ends):
