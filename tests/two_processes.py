@@ -36,7 +36,7 @@ def model_and_rows(folder):
     return model, rows, Collator(tokenizer.pad_token_id)
 
 
-def by_trainer(folder, form="factors", accumulation=1):
+def by_trainer(folder, accumulation=1):
     """The gradient before clipping of the trainer's first step; whatever the number of processes, on all eight rows."""
     model, rows, collator = model_and_rows(folder)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -61,7 +61,7 @@ def by_trainer(folder, form="factors", accumulation=1):
         args=arguments,
         train_dataset=rows,
         data_collator=collator,
-        penalty=FourierPenalty(model, STRENGTH, form=form),
+        penalty=FourierPenalty(model, STRENGTH),
     )
     seen = {}
     step = trainer.create_optimizer().step

@@ -5,15 +5,12 @@ M d_in. All of it runs outside of autograd and in the dtype of its input.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Norm = Literal["ortho", "backward", "forward"]
-Reduction = Literal["sum", "mean"]
-Bins = Literal["rfft", "fft", "parameters"]
-Form = Literal["factors", "product", "permuted", "l2"]
+from flextune.tuning.settings import Bins, Form, Norm, Reduction
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.tuning.factors import Factor, LoraPair, distinct, given, lora_pairs
-from flextune.tuning.forms import LAWS, Bins, Flat, Form, Norm, Product, Reading, Reduction
+from flextune.tuning.forms import LAWS, Flat, Product, Reading
+from flextune.tuning.settings import Bins, Form, Norm, Reduction
 
 CHOICES = {"norm": Norm, "reduction": Reduction, "bins": Bins, "form": Form}
 CHUNK = {"cpu": 2**20, "cuda": 2**24}

@@ -7,6 +7,11 @@ from pydantic.dataclasses import dataclass
 
 from flextune.section import SECTION
 
+Norm = Literal["ortho", "backward", "forward"]
+Reduction = Literal["sum", "mean"]
+Bins = Literal["rfft", "fft", "parameters"]
+Form = Literal["factors", "product", "permuted", "l2"]
+
 PRESETS: dict[str, tuple[str, ...]] = {
     "attention": ("q_proj", "v_proj"),
     "comprehensive": ("q_proj", "v_proj", "up_proj", "down_proj"),
@@ -41,13 +46,13 @@ class Penalty:
     """φ at frequency 0; 1 leaves it free."""
     phi_high: Annotated[float, Field(ge=0, le=1)] = 0.1
     """φ above the threshold; the penalty's weight there is 1 − φ."""
-    norm: Literal["ortho", "backward", "forward"] = "ortho"
+    norm: Norm = "ortho"
     """Of the FFT: it multiplies the penalty by 1, N or 1 / N for a factor of N entries."""
-    reduction: Literal["sum", "mean"] = "sum"
+    reduction: Reduction = "sum"
     """Over the bins of a factor."""
-    bins: Literal["rfft", "fft", "parameters"] = "rfft"
+    bins: Bins = "rfft"
     """rfft: N // 2 + 1 bins, each once; fft: both halves of the spectrum; parameters: rfft with n = N in eq. 6."""
-    form: Literal["factors", "product", "permuted", "l2"] = "factors"
+    form: Form = "factors"
     """factors: the paper's; product: on ΔW = B A; permuted and l2: controls without frequency."""
     start_step: Annotated[int, Field(ge=0)] = 0
     """The first optimizer step, from 0, at which it acts."""
