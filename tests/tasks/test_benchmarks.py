@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
@@ -93,6 +95,47 @@ def test_training_sets_and_their_templates(data):
     assert function.provenance["unparsed"] == 1
     with pytest.raises(UsageError, match=r"training\.template = 'x': mbpp has docstring, instruction"):
         load_training_set("mbpp", data, "x")
+
+
+def test_validation_sets_are_training_sets_too(data, tmp_path):
+    mbpp = load_training_set("mbpp-validation", data, "instruction")
+    assert [(example.id, example.upstream) for example in mbpp.examples] == [("MBPP/511", "mbpp/511")]
+    assert mbpp.examples[0].prompt.startswith("### Instruction:")
+    assert (mbpp.name, mbpp.provenance["split"], mbpp.provenance["rows"]) == ("mbpp-validation", "validation", 1)
+    folder = tmp_path / "code_search_net"
+    folder.mkdir()
+    row = {
+        "func_name": "twice",
+        "func_code_string": "def twice(x):\n    return 2 * x",
+        "func_documentation_string": "2x.",
+    }
+    (folder / "python-validation.jsonl").write_text(json.dumps(row))
+    found = load_training_set("code-search-net-validation", tmp_path)
+    assert [(example.id, example.completion) for example in found.examples] == [
+        ("CodeSearchNet-validation/0", "    return 2 * x\n")
+    ]
+    assert found.provenance["split"] == "validation"
+
+
+@pytest.mark.parametrize("name", ["basics-validation", "apps-validation", "mbpp-test"])
+def test_other_splits_are_no_training_sets(data, name):
+    with pytest.raises(UsageError, match=name.removeprefix("apps-")):
+        load_training_set(name, data)
+
+
+def test_the_splits_of_mbpp(full_data):
+    training, validation = load_training_set("mbpp", full_data), load_training_set("mbpp-validation", full_data)
+    assert (len(training.examples), len(validation.examples)) == (374, 90)
+    assert not {e.upstream for e in training.examples} & {e.upstream for e in validation.examples}
+
+
+def test_the_list_names_all_sets(capsys):
+    from flextune.cli.data import list_
+
+    list_()
+    listed = capsys.readouterr().out
+    for name in ("mbpp-validation", "code-search-net-validation", "apps-introductory", "basics"):
+        assert name in listed.partition("Training sets")[2]
 
 
 def test_own_examples(tmp_path):

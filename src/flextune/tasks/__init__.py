@@ -46,9 +46,12 @@ BENCHMARKS = {
 
 TRAINING_SETS = {
     "basics": ("the embedded Python problems", ("function",)),
-    "mbpp": ("MBPP, the 374 problems of the training split", tuple(mbpp.TEMPLATES)),
+    "mbpp": ("MBPP, the 374 training problems; mbpp-validation: the 90 of validation", tuple(mbpp.TEMPLATES)),
     "apps": ("APPS; also apps-introductory, apps-interview, apps-competition", tuple(apps.TEMPLATES)),
-    "code-search-net": ("CodeSearchNet, documented Python functions", tuple(code_search_net.TEMPLATES)),
+    "code-search-net": (
+        "CodeSearchNet, documented Python functions; code-search-net-validation: those of validation",
+        tuple(code_search_net.TEMPLATES),
+    ),
 }
 """Names, what each is, and its prompt templates, the default first."""
 
@@ -115,25 +118,37 @@ def load_training_set(
     data: str | Path | None = None,
     template: str | None = None,
     limit: int | None = None,
+    solutions: int = 1,
+    seed: int = 0,
 ) -> TrainingSet:
     """Load a training set by name, or a `.jsonl` file of `prompt` and `completion`.
 
     Args:
-        name: A key of `TRAINING_SETS`, `apps-<difficulty>`, or a path.
+        name: A key of `TRAINING_SETS`, `apps-<difficulty>`, `mbpp-validation`, `code-search-net-validation`, or a path.
         data: The folder with local copies, if any.
         template: How a row becomes a prompt; the first of the set's templates by default.
         limit: Keep the first examples only.
+        solutions: Of each problem of APPS: 1 takes its first; more draws as many distinct ones without replacement, in
+            their order, or takes all where there are no more. Solutions that differ in white space only count once.
+        seed: Of that draw.
+
+    Raises `UsageError` for an unknown name or template and for `solutions` of other sets than APPS, `FlextuneError` if
+    the rows cannot be had.
 
     >>> len(load_training_set("basics", limit=3).examples)
     3
     """
     folder = Path(data) if data is not None else None
+    family, split = ("apps", "train") if name.startswith("apps-") else (name, "train")
+    if name in ("mbpp-validation", "code-search-net-validation"):
+        family, split = name.removesuffix("-validation"), "validation"
+    if solutions > 1 and (family != "apps" or name.endswith(".jsonl")):
+        raise UsageError(f"training.solutions = {solutions}: only APPS has several of a problem, {name} has one")
     if name.endswith(".jsonl"):
         if template is not None:
             raise UsageError(f"training.template = {template!r}: a file of prompts and completions has no templates")
         examples, provenance = own.examples(_existing(name))
         return TrainingSet(name, examples[:limit], provenance)
-    family = "apps" if name.startswith("apps-") else name
     if family not in TRAINING_SETS:
         raise UsageError(
             f"{name!r} is not a training set; there are {', '.join(TRAINING_SETS)} and paths of .jsonl files"
@@ -145,11 +160,12 @@ def load_training_set(
     if family == "basics":
         examples, provenance = basics.examples()
     elif family == "mbpp":
-        examples, provenance = mbpp.examples(folder, template)
+        examples, provenance = mbpp.examples(folder, template, split)
     elif family == "apps":
-        examples, provenance = apps.examples(folder, template, name.removeprefix("apps").removeprefix("-") or None)
+        difficulty = name.removeprefix("apps").removeprefix("-") or None
+        examples, provenance = apps.examples(folder, template, difficulty, solutions, seed)
     else:
-        examples, provenance = code_search_net.examples(folder, template, limit)
+        examples, provenance = code_search_net.examples(folder, template, limit, split)
     return TrainingSet(name, examples[:limit], {**provenance, "template": template})
 
 

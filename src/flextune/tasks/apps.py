@@ -1,6 +1,7 @@
 """APPS (Hendrycks et al. 2021, arXiv 2105.09938): competition problems, on standard input or as a named function."""
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,38 @@ def load(difficulty: str | None, data: Path | None) -> tuple[list[Problem], dict
 
 
 def examples(
-    data: Path | None, template: str, difficulty: str | None = None
+    data: Path | None, template: str, difficulty: str | None = None, solutions: int = 1, seed: int = 0
 ) -> tuple[list[Example], dict[str, object]]:
-    """The training problems that have a solution, each with its first."""
+    """The training problems that have a solution: each with its first, `APPS/<id>`, or with several, `APPS/<id>/<k>`.
+
+    `k` is the solution's place among those of its problem, from 0.
+    """
     rows = _rows(data, "train", difficulty)
     prompt = TEMPLATES[template]
     return [
-        Example(f"APPS/{row['problem_id']}", prompt(row), code, upstream=f"apps-train/{row['problem_id']}")
+        Example(
+            f"APPS/{row['problem_id']}" + (f"/{k}" if solutions > 1 else ""),
+            prompt(row),
+            code,
+            upstream=f"apps-train/{row['problem_id']}",
+        )
         for row in rows.rows
-        for code in _solutions(row)[:1]
-    ], rows.provenance
+        for k, code in _drawn(row, solutions, seed)
+    ], {**rows.provenance, "solutions": solutions, "seed": seed}
+
+
+def _drawn(row: dict[str, Any], solutions: int, seed: int) -> list[tuple[int, str]]:
+    """The first solution, or several distinct ones, in the order they stand; all where there are no more.
+
+    A problem's draw depends on the seed and on its id only, so that it is the same whatever else is learned.
+    """
+    distinct: dict[str, tuple[int, str]] = {}
+    for k, code in enumerate(_solutions(row)):
+        distinct.setdefault(" ".join(code.split()), (k, code))
+    every = list(distinct.values())
+    if solutions == 1:
+        return every[:1]
+    return sorted(random.Random(f"{seed}/{row['problem_id']}").sample(every, min(solutions, len(every))))
 
 
 def tests_of(row: dict[str, Any]) -> str | StandardInput:

@@ -27,25 +27,28 @@ def comment(head: str, documentation: str) -> str:
 TEMPLATES: dict[str, Callable[[str, str], str]] = {"function": function, "comment": comment}
 
 
-def examples(data: Path | None, template: str, limit: int | None = None) -> tuple[list[Example], dict[str, object]]:
-    """The first `limit` Python functions of the training split that Python 3 can parse."""
+def examples(
+    data: Path | None, template: str, limit: int | None = None, split: str = "train"
+) -> tuple[list[Example], dict[str, object]]:
+    """The first `limit` Python functions of a split that Python 3 can parse."""
     source = Source(
-        file="code_search_net/python-train.jsonl",
+        file=f"code_search_net/python-{split}.jsonl",
         repo="code-search-net/code_search_net",
         revision=REVISION,
         config="python",
-        split="train",
+        split=split,
     )
     rows = read(source, data, KEYS)
+    name = "CodeSearchNet" if split == "train" else f"CodeSearchNet-{split}"
     found: list[Example] = []
     for number, row in enumerate(rows.rows):
         parts = _split(row["func_code_string"])
         if parts is not None:
             prompt = TEMPLATES[template](parts[0], row["func_documentation_string"])
-            found.append(Example(f"CodeSearchNet/{number}", prompt, parts[1]))
+            found.append(Example(f"{name}/{number}", prompt, parts[1]))
         if len(found) == limit:
             break
-    return found, {**rows.provenance, "rows": len(found), "unparsed": len(rows.rows) - len(found)}
+    return found, {**rows.provenance, "split": split, "rows": len(found), "unparsed": len(rows.rows) - len(found)}
 
 
 def _split(code: str) -> tuple[str, str] | None:

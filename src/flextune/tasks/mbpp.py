@@ -51,9 +51,9 @@ def load(data: Path | None, split: str = "test") -> tuple[list[Problem], dict[st
     return problems, rows.provenance
 
 
-def examples(data: Path | None, template: str) -> tuple[list[Example], dict[str, object]]:
-    """The training split."""
-    rows = _rows(data, "train")
+def examples(data: Path | None, template: str, split: str = "train") -> tuple[list[Example], dict[str, object]]:
+    """The problems of a split with their reference solutions."""
+    rows = _rows(data, split)
     prompt = TEMPLATES[template]
     return [
         Example(f"MBPP/{row['task_id']}", prompt(row), _code(row), upstream=f"mbpp/{row['task_id']}")
