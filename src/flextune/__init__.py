@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from flextune.report.page import write_report
     from flextune.scoring.compare import compare
     from flextune.tasks import Example, Problem, load_benchmark, load_training_set
+    from flextune.tuning.curvature import SophiaCallback, refresh_curvature, refresh_is_due
     from flextune.tuning.fourier import FourierPenalty
-    from flextune.tuning.settings import Adapter, Penalty, Training
+    from flextune.tuning.settings import Adapter, Penalty, Sophia, Training
+    from flextune.tuning.sophia import SophiaG
     from flextune.tuning.trainer import SpectralTrainerMixin, attach
 
 _HOMES = {
@@ -33,8 +35,10 @@ _HOMES = {
     "flextune.report.page": ("write_report",),
     "flextune.scoring.compare": ("compare",),
     "flextune.tasks": ("Example", "Problem", "load_benchmark", "load_training_set"),
+    "flextune.tuning.curvature": ("SophiaCallback", "refresh_curvature", "refresh_is_due"),
     "flextune.tuning.fourier": ("FourierPenalty",),
-    "flextune.tuning.settings": ("Adapter", "Penalty", "Training"),
+    "flextune.tuning.settings": ("Adapter", "Penalty", "Sophia", "Training"),
+    "flextune.tuning.sophia": ("SophiaG",),
     "flextune.tuning.trainer": ("SpectralTrainerMixin", "attach"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -52,6 +56,9 @@ __all__ = [
     "Problem",
     "Program",
     "Recipe",
+    "Sophia",
+    "SophiaCallback",
+    "SophiaG",
     "SpectralTrainerMixin",
     "Training",
     "UsageError",
@@ -64,6 +71,8 @@ __all__ = [
     "load_recipe",
     "load_training_set",
     "quickstart",
+    "refresh_curvature",
+    "refresh_is_due",
     "run",
     "write_report",
 ]

@@ -1,8 +1,8 @@
 """What a recipe says about fine-tuning: `training`, `adapter` and `penalty`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from flextune.section import SECTION
@@ -32,6 +32,10 @@ class Adapter:
     """Scale: ΔW is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the input of A while training."""
+    start: str | None = None
+    """A PEFT folder, or the directory of a run, whose adapter goes on being trained; targets and rank are its own."""
+    peft: dict[str, Any] = Field(default_factory=dict)
+    """Any other field of `peft.LoraConfig`: `use_dora: true`, `use_rslora: true`, `init_lora_weights: pissa`, …"""
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
@@ -62,6 +66,29 @@ class Penalty:
     """Take it from the weights after the optimizer's step, as AdamW does with weight decay (an ablation)."""
 
 
+Estimator = Literal["gnb", "hutchinson", "empirical_fisher"]
+
+
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class Sophia:
+    """Sophia (Liu et al. 2023, arXiv 2305.14342): steps over the curvature, and signs where there is little of it."""
+
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.965, 0.99)
+    """Decay of the averages of the gradient and of the curvature."""
+    gamma: Annotated[float, Field(gt=0)] | None = None
+    """γ of eq. 2; left out, it is chosen while warming up so that `unclipped` of the coordinates are not clipped."""
+    unclipped: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """The share of coordinates that γ is chosen for."""
+    eps: Annotated[float, Field(gt=0)] = 1e-12
+    """ε of eq. 2: the least that the gradient is divided by."""
+    estimator: Estimator = "gnb"
+    """gnb: labels drawn from the model, the paper's; hutchinson and empirical_fisher: ablations."""
+    refresh_every: Annotated[int, Field(ge=1)] = 10
+    """Steps from one estimate of the curvature to the next; there are also ones at steps 0, 1, 2, 4 and 8."""
+    refresh_share: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Share of the last batch of a step that the estimate is made from."""
+
+
 @dataclass(frozen=True, kw_only=True, config=SECTION)
 class Training:
     """What to learn from, and how long."""
@@ -72,14 +99,26 @@ class Training:
     """How a row becomes a prompt; by default the first template of the data set."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Use the first examples only."""
+    solutions: Annotated[int, Field(ge=1)] = 1
+    """Solutions to learn of each problem of APPS: its first, or as many as this, drawn without replacement."""
+    validation: Annotated[int, Field(ge=1)] | str | None = None
+    """A second training set to measure the loss on, or how many examples to hold out of the first."""
     overlap: Literal["refuse", "drop", "keep"] = "refuse"
     """What to do with examples that are also problems of a benchmark measured in this recipe."""
     epochs: Annotated[float, Field(gt=0)] = 3.0
     """Passes over the training set."""
     batch_size: Annotated[int, Field(ge=1)] = 4
     """Examples in one forward pass."""
+    batch_tokens: Annotated[int, Field(ge=8)] | None = None
+    """Instead: as many examples in one forward pass as have this many tokens together at most."""
     accumulation: Annotated[int, Field(ge=1)] = 1
     """Forward passes in one optimizer step."""
+    optimizer: Literal["adamw", "sophia"] = "adamw"
+    """AdamW (fused), or Sophia-G."""
+    sophia: Sophia = Field(default_factory=Sophia)
+    """Settings of Sophia."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Of either optimizer, decoupled."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -90,5 +129,17 @@ class Training:
     """Clip the gradient to this norm; 0 never clips."""
     max_length: Annotated[int, Field(ge=8)] = 512
     """Longest example in tokens; longer ones are left out and counted, never cut."""
+    gradient_checkpointing: bool = False
+    """Compute activations anew in the backward pass: less memory, a third more time."""
     checkpoint_steps: Annotated[int, Field(ge=1)] = 20
-    """Optimizer steps from one checkpoint to the next; a killed run goes on from the last."""
+    """Optimizer steps from one checkpoint, and one validation, to the next; a killed run goes on from the last."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """Stop when so many validations one after another were no better; the best adapter is kept."""
+    report_to: list[str] = Field(default_factory=list)
+    """Trackers that see the metrics too: trackio, tensorboard, wandb, mlflow."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Training":
+        if self.patience is not None and self.validation is None:
+            raise ValueError(f"patience = {self.patience}: needs training.validation, the loss that it watches")
+        return self
