@@ -159,7 +159,7 @@ def test_completions_made_otherwise_are_not_taken(call, tiny_model, tmp_path):
     code, _, err = call(*command, "--temperature", 0.5)
     assert (code, "temperature has no effect with kind: greedy" in err) == (2, True)
     code, _, err = call(*command, "--adapter", tmp_path)
-    assert (code, "is not a PEFT adapter" in err) == (1, True)
+    assert (code, "is neither a PEFT adapter nor a run" in err) == (1, True)
 
 
 def test_a_folder_that_cannot_be_written(call, recipe, tmp_path):

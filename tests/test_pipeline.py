@@ -9,8 +9,11 @@ import time
 
 import pytest
 
+from flextune import Recipe, Training, UsageError, run
 from flextune.files import read_json, read_jsonl, sha256
+from flextune.pipeline import _begin, _find, _hold_out, _training_sets, _without_overlaps
 from flextune.rundir import RunDirectory
+from flextune.tasks import Example, TrainingSet, load_benchmark
 
 RECIPE = """
 model: {model}
@@ -186,3 +189,85 @@ def test_problems_are_not_learned_and_then_measured(tiny_model, data, tmp_path):
     assert "1 examples of mbpp are problems of mbpp-java, such as MBPP/603 and mbpp_603_get_ludic" in err
     assert "training.overlap=drop" in err
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_examples_held_out_are_whole_problems_and_always_the_same():
+    def examples(solutions):
+        return [Example(f"APPS/{n}/{k}", "p", "c", upstream=f"apps/{n}") for n in range(10) for k in range(solutions)]
+
+    def hold_out(count):
+        return _hold_out(TrainingSet("apps", examples(3), {}), TrainingSet("apps", examples(2), {"seed": 0}), count)
+
+    learn, held = hold_out(5)
+    assert len(held.examples) == 4  # of two problems, as they are drawn with seed 0
+    assert len(learn.examples) == 24
+    assert not {e.upstream for e in learn.examples} & {e.upstream for e in held.examples}
+    assert held.provenance == {"seed": 0, "held out": 4}
+    assert hold_out(5)[1] == held
+    with pytest.raises(UsageError, match=r"training\.validation = 30: apps has 30 examples"):
+        hold_out(30)
+
+
+def test_a_validation_set_by_name_is_checked_for_overlaps_too(data):
+    recipe = Recipe(
+        model="m",
+        data=str(data),
+        training=Training(dataset="basics", validation="mbpp"),
+        evaluation={"benchmarks": ["mbpp-java"]},
+    )
+    benchmarks = [load_benchmark("mbpp-java", data)]
+    with pytest.raises(UsageError, match="of mbpp are problems of mbpp-java"):
+        _training_sets(recipe, benchmarks)
+
+
+def test_several_processes_only_train(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"several processes can only train: start them with `-m flextune train`"):
+        run(Recipe(model="m", training=Training()), tmp_path / "run")
+
+
+def test_a_problem_of_a_benchmark_goes_with_all_its_solutions(data):
+    (benchmark,) = [load_benchmark("mbpp-java", data)]
+    shared = benchmark.problems[0]
+    solutions = [Example(f"{n}/{k}", "p", f"c{k}", upstream=n) for n in (shared.upstream, "other") for k in range(2)]
+    kept = _without_overlaps(TrainingSet("mine", solutions, {}), [benchmark], "drop")
+    assert [example.id for example in kept.examples] == ["other/0", "other/1"]
+    assert kept.provenance == {"dropped": 2}
+
+
+def test_what_was_merged_below_an_adapter_belongs_to_it(tiny_model, tmp_path):
+    def trained(name, first):
+        adapter = tmp_path / name / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "recipe.yaml").write_text(f"model: m\nmerge_first: {first or 'null'}\n")
+        return str(tmp_path / name)
+
+    one = trained("one", None)
+    two = trained("two", one)
+
+    def find(**keys):
+        return _find(Recipe(model=str(tiny_model), **{"evaluation": {"benchmarks": ["basics-python"]}} | keys)).source
+
+    assert [path.parent.name for path in find(merge_first=two).adapters] == ["one", "two"]
+    on_two = {"evaluation": {"benchmarks": ["basics-python"], "adapter": two}}
+    assert len(find(merge_first=one, **on_two).adapters) == 1
+    with pytest.raises(
+        UsageError, match=r"evaluation.adapter = .* other adapters merged in \(.*one/adapter\) .* \(none\)"
+    ):
+        find(**on_two)
+
+
+def test_another_number_of_processes_is_another_training(tiny_model, tmp_path, monkeypatch):
+    recipe = Recipe(model=str(tiny_model), training=Training(limit=4), evaluation={"benchmarks": []})
+    directory = RunDirectory(tmp_path / "run")
+    _begin(recipe, directory, measure=False)
+    directory.checkpoints.mkdir()
+    _begin(recipe, directory, measure=False)
+    assert directory.checkpoints.exists()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    _begin(recipe, directory, measure=False)
+    assert not directory.checkpoints.exists()  # it starts anew
+    directory.adapter.mkdir()
+    monkeypatch.undo()
+    _begin(recipe, directory, measure=False)  # measuring what was trained needs one process only

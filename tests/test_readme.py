@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from flextune import cli
 from flextune.recipe import parse_recipe
@@ -41,6 +43,28 @@ def test_the_python_of_the_page_on_the_penalty_runs(tiny_model, tmp_path, monkey
     exec(trainer, names)
     assert names["trainer"].state.log_history[0]["fourier_loss"] > 0
     assert names["penalty"].norms()["lora_A_norm"] < before
+
+
+def test_the_python_of_the_page_on_training_runs(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model), LoraConfig(r=2, target_modules=["up_proj"])
+    )
+    row = {"input_ids": [1, 2, 3], "labels": [1, 2, 3]}
+    batch = {key: torch.tensor([value]) for key, value in row.items()}
+    names = {"model": model, "batches": [batch] * 3, "dataset": [row, row]}
+    loop, trainer = page("training.md")
+    exec(loop, names)
+    assert names["optimizer"].refreshes == 3
+    assert re.fullmatch(r"γ = [0-9.]+ leaves [0-9]+% of the coordinates unclipped\n", capsys.readouterr().out)
+    exec(trainer, names)
+    assert names["trainer"].state.log_history[2]["sophia_refreshes"] == 3
+
+
+def test_the_recipe_on_the_page_on_training_is_one():
+    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    assert parse_recipe(yaml.safe_load(recipe), "training.md").training.optimizer == "sophia"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""One process of two: the gradient of a step with the penalty, under DDP or FSDP2, is written to a file.
+"""One process of two, under DDP or FSDP2: gradients with the penalty, and steps of Sophia, are written to a file.
 
 torchrun --standalone --nproc-per-node 2 tests/two_processes.py MODEL OUTPUT
 """
@@ -12,10 +12,13 @@ import torch
 import torch.distributed as dist
 from peft import LoraConfig, get_peft_model
 from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
-from flextune import FourierPenalty
+from flextune import FourierPenalty, SophiaG, refresh_curvature
 from flextune.tasks import load_training_set
+from flextune.tuning import curvature
+from flextune.tuning.adapters import gathered
 from flextune.tuning.batching import Collator, tokenize
 from flextune.tuning.trainer import SpectralTrainer, gradient_norm
 
@@ -95,6 +98,30 @@ def by_hand(folder, form="factors", shard=False, low=0, high=8):
     return {name: g.full_tensor() if shard else g for name, g in gradients.items()}, figures
 
 
+def sophia_steps(folder, kind="alone", low=0, high=8):
+    """Where two steps of Sophia with an estimate each lead; the labels drawn are a function of the logits."""
+    model, rows, collator = model_and_rows(folder)
+    if kind == "fsdp2":
+        for layer in model.base_model.model.model.layers:
+            fully_shard(layer)
+        fully_shard(model)
+    wrapped = DistributedDataParallel(model) if kind == "ddp" else model
+    scale = 1 if kind == "alone" else dist.get_world_size()
+    factors = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = SophiaG(factors.values(), lr=0.1, betas=(0.9, 0.9))
+    drawing, curvature.draw_labels = curvature.draw_labels, lambda logits, _: (7 * logits.argmax(-1) + 3) % 500
+    for _ in range(2):
+        batch = collator(rows[low:high])
+        (wrapped(**batch, num_items_in_batch=100).loss * scale).backward()
+        labels = refresh_curvature(optimizer, wrapped, batch)
+        optimizer.step()
+        optimizer.zero_grad()
+    curvature.draw_labels = drawing
+    figures = {"labels": labels, "gamma": optimizer.gamma, "unclipped": optimizer.unclipped_share()}
+    figures["norm"] = optimizer.curvature_norm()
+    return gathered(model), figures
+
+
 def main(folder, output):
     """Both ways on this process; the first process writes."""
     dist.init_process_group("gloo")
@@ -102,6 +129,8 @@ def main(folder, output):
     found = {}
     for form in ("factors", "product", "permuted"):
         found[f"fsdp2 {form}"] = by_hand(folder, form, shard=True, low=4 * rank, high=4 * rank + 4)
+    for kind in ("ddp", "fsdp2"):
+        found[f"sophia {kind}"] = sophia_steps(folder, kind, low=4 * rank, high=4 * rank + 4)
     for accumulation in (1, 2):
         found[f"ddp {accumulation}"] = by_trainer(folder, accumulation=accumulation)
     if rank == 0:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from flextune.recipe import Evaluation, Recipe, load_recipe
     from flextune.report.page import write_report
     from flextune.scoring.compare import compare
+    from flextune.studies.compare import run_study
+    from flextune.studies.settings import Study
     from flextune.tasks import Example, Problem, load_benchmark, load_training_set
     from flextune.tuning.curvature import SophiaCallback, refresh_curvature, refresh_is_due
     from flextune.tuning.fourier import FourierPenalty
@@ -34,6 +36,8 @@ _HOMES = {
     "flextune.recipe": ("Evaluation", "Recipe", "load_recipe"),
     "flextune.report.page": ("write_report",),
     "flextune.scoring.compare": ("compare",),
+    "flextune.studies.compare": ("run_study",),
+    "flextune.studies.settings": ("Study",),
     "flextune.tasks": ("Example", "Problem", "load_benchmark", "load_training_set"),
     "flextune.tuning.curvature": ("SophiaCallback", "refresh_curvature", "refresh_is_due"),
     "flextune.tuning.fourier": ("FourierPenalty",),
@@ -60,6 +64,7 @@ __all__ = [
     "SophiaCallback",
     "SophiaG",
     "SpectralTrainerMixin",
+    "Study",
     "Training",
     "UsageError",
     "Verdict",
@@ -74,6 +79,7 @@ __all__ = [
     "refresh_curvature",
     "refresh_is_due",
     "run",
+    "run_study",
     "write_report",
 ]
 

@@ -1,4 +1,4 @@
-"""The two errors that flextune raises on purpose; the command line prints them as one sentence."""
+"""The errors that flextune raises on purpose; the command line prints them as one sentence."""
 
 
 class FlextuneError(Exception):
@@ -9,6 +9,10 @@ class FlextuneError(Exception):
     """
 
     exit_code = 1
+
+
+class DivergedError(FlextuneError):
+    """The training loss stopped being a number."""
 
 
 class UsageError(FlextuneError):

@@ -6,6 +6,7 @@ model, tokenizer = load_model(path, dtype="float32")
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import os
 import shutil
@@ -34,6 +35,10 @@ class ModelSource:
 
     path: Path
     provenance: dict[str, Any]
+    adapters: tuple[Path, ...] = ()
+    """PEFT folders to add into the weights, one after the other, whenever they are loaded."""
+    quantization: str | None = None
+    """`nf4` keeps the weights in 4 bits, with double quantization (QLoRA, arXiv 2305.14314)."""
 
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
@@ -61,38 +66,86 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
 
 
 def find_adapter(folder: str | Path) -> Path:
-    """The folder of a PEFT adapter; an error if it is none."""
+    """The folder of a PEFT adapter, also when the run that trained it is named; an error if there is none."""
     path = Path(folder)
-    if not (path / "adapter_config.json").exists():
-        raise FlextuneError(f"{path} is not a PEFT adapter: it has no adapter_config.json")
-    return path
+    for candidate in (path, path / "adapter"):
+        if (candidate / "adapter_config.json").exists():
+            return candidate
+    raise FlextuneError(f"{path} is neither a PEFT adapter nor a run that has one: it has no adapter_config.json")
 
 
 def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Load weights and tokenizer; on the GPU if there is one.
+    """Load weights and tokenizer, with the source's adapters added into the weights; on the GPU if there is one.
 
     Args:
         source: What `find_model` returned.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
+
+    Of several processes on a machine each takes the GPU of its own number (LOCAL_RANK).
     """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     _quiet_transformers()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    options = {} if source.quantization is None else {"quantization_config": _four_bits(dtype)}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.path)
     except (OSError, ValueError) as error:
         raise FlextuneError(f"the model folder {source.path} has no tokenizer ({_first_line(error)})") from None
     try:
         with waiting(f"Loading {source.path}"):
-            model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device})
+            model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device}, **options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {_first_line(error)}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
+    for adapter in source.adapters:
+        model = with_adapter(model, adapter, merged=True)
     return model.eval(), tokenizer
+
+
+def _four_bits(dtype: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise FlextuneError("quantization = 'nf4' needs bitsandbytes: run `pip install 'flextune[qlora]'`")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else getattr(torch, dtype),
+    )
+
+
+def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: bool = False) -> Any:
+    """Put an adapter beside a model's weights, or add it into them, layer by layer: in float32, cast once.
+
+    Raises `FlextuneError` if it does not fit.
+    """
+    from peft import PeftModel
+
+    try:
+        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+    except (ValueError, RuntimeError) as error:
+        raise FlextuneError(f"the adapter {adapter} does not fit the model: {_first_line(error)}") from None
+    return _merge(tuned) if merged else tuned
+
+
+def _merge(tuned: Any) -> Any:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in tuned.modules():
+        if isinstance(layer, BaseTunerLayer):
+            # the layer alone: casting a whole model to and fro would round its rotary frequencies
+            base = layer.get_base_layer()
+            dtype = base.weight.dtype
+            base.float()
+            layer.merge()
+            base.to(dtype)
+    return tuned.unload()
 
 
 def _first_line(error: BaseException) -> str:

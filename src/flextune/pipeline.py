@@ -4,6 +4,8 @@ Every stage writes its files under their final names only when they are whole, s
 and called again: what is whole is skipped, what is half done goes on.
 """
 
+import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -11,6 +13,9 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from flextune import processes
 from flextune.errors import FlextuneError, UsageError
 from flextune.execution.engine import prepare
 from flextune.execution.languages import LANGUAGES
@@ -27,7 +32,7 @@ from flextune.rundir import Measurement, RunDirectory, folder_name, versions
 from flextune.scoring.compare import compare
 from flextune.scoring.score import score
 from flextune.section import parse
-from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
+from flextune.tasks import Benchmark, Example, Problem, TrainingSet, load_benchmark, load_training_set
 from flextune.tasks.overlap import find_overlaps
 
 if TYPE_CHECKING:
@@ -41,9 +46,14 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
         recipe: What to do.
         output: The run directory; made if it is not there, continued if it holds a part of this same run.
     """
+    if processes.count() > 1:
+        raise UsageError(
+            "several processes can only train: start them with `-m flextune train`, then `flextune run` with the same "
+            "recipe and directory goes on from there"
+        )
     directory = RunDirectory(output)
     with directory.lock():
-        plan = _begin(recipe, directory)
+        plan = _begin(recipe, directory, measure=bool(recipe.evaluation.benchmarks))
         if "base" in recipe.variants:
             _measure(recipe, directory, plan, "base")
         _train(recipe, directory, plan)
@@ -97,12 +107,22 @@ def quickstart(output: str | Path, overrides: Sequence[str] = ()) -> RunDirector
 
 
 def train_only(recipe: Recipe, output: str | Path) -> RunDirectory:
-    """Train the adapter of a recipe; `run` with the same recipe and directory goes on from there."""
+    """Train the adapter of a recipe; `run` with the same recipe and directory goes on from there.
+
+    Under torchrun or `accelerate launch` every process calls it: the first holds the directory and writes, all train.
+    """
     if recipe.training is None:
         raise UsageError("the recipe has no `training`")
     directory = RunDirectory(output)
-    with directory.lock():
-        _train(recipe, directory, _begin(recipe, directory, measure=False))
+    if processes.leads():
+        with directory.lock():
+            plan = _begin(recipe, directory, measure=False)
+            processes.wait_for_all()
+            _train(recipe, directory, plan)
+    else:
+        processes.wait_for_all()
+        _train(recipe, directory, _find(recipe))
+    processes.part()
     return directory
 
 
@@ -155,31 +175,80 @@ def generate_only(
     return measurement.completions
 
 
-def _training_set(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> TrainingSet | None:
-    """The examples to learn from, after the check for problems that are measured too."""
+def _training_sets(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> tuple[TrainingSet, TrainingSet | None] | None:
+    """The examples to learn from, and those to measure the loss on, if the recipe trains."""
     training = recipe.training
     if training is None:
         return None
-    training_set = load_training_set(training.dataset, recipe.data, training.template, training.limit)
-    if training.overlap == "keep":
-        return training_set
+
+    def load(seed: int) -> TrainingSet:
+        found = load_training_set(
+            training.dataset, recipe.data, training.template, training.limit, training.solutions, seed
+        )
+        return _without_overlaps(found, benchmarks, training.overlap)
+
+    if isinstance(training.validation, int):
+        return _hold_out(load(recipe.seed), load(0), training.validation)
+    if training.validation is None:
+        return load(recipe.seed), None
+    held_out = load_training_set(training.validation, recipe.data)
+    return load(recipe.seed), _without_overlaps(held_out, benchmarks, training.overlap)
+
+
+def _hold_out(learn: TrainingSet, fixed: TrainingSet, count: int) -> tuple[TrainingSet, TrainingSet]:
+    """Divide a training set; solutions of one problem stay together, so that the last may bring a few more than asked.
+
+    What is held out comes from `fixed`, the same set drawn with seed 0: it is the same whatever the recipe's seed, so
+    that runs can be compared.
+    """
+    if count >= len(learn.examples):
+        raise UsageError(
+            f"training.validation = {count}: {learn.name} has {len(learn.examples)} examples; hold out fewer"
+        )
+    problems: dict[str, int] = Counter(map(_problem, learn.examples))
+    held: set[str] = set()
+    for problem in random.Random(0).sample(list(problems), len(problems)):
+        if sum(problems[name] for name in held) < count:
+            held.add(problem)
+    rest = [example for example in learn.examples if _problem(example) not in held]
+    if not rest:
+        raise UsageError(f"training.validation = {count}: nothing of {learn.name} is left to learn; hold out fewer")
+    away = [example for example in fixed.examples if _problem(example) in held]
+    about = {"held out": len(away)}
+    return (
+        replace(learn, examples=rest, provenance=learn.provenance | about),
+        replace(fixed, examples=away, provenance=fixed.provenance | about),
+    )
+
+
+def _without_overlaps(found: TrainingSet, benchmarks: Sequence[Benchmark], overlap: str) -> TrainingSet:
+    """The examples that are no problems of a benchmark measured here; refuses if it is to."""
+    if overlap == "keep":
+        return found
     shared: set[str] = set()
     for benchmark in benchmarks:
-        found = [o for o in find_overlaps(training_set.examples, benchmark.problems) if o.certain]
-        if found and training.overlap == "refuse":
+        same = [o for o in find_overlaps(found.examples, benchmark.problems) if o.certain]
+        if same and overlap == "refuse":
             raise UsageError(
-                f"{len(found)} examples of {training_set.name} are problems of {benchmark.name}, such as "
-                f"{found[0].example} and {found[0].problem} (same {found[0].kind}): leave them out with "
+                f"{len(same)} examples of {found.name} are problems of {benchmark.name}, such as "
+                f"{same[0].example} and {same[0].problem} (same {same[0].kind}): leave them out with "
                 "training.overlap=drop, or train on them knowingly with training.overlap=keep "
-                f"(all of them: flextune data overlap {training_set.name} {benchmark.name})"
+                f"(all of them: flextune data overlap {found.name} {benchmark.name})"
             )
-        shared |= {overlap.example for overlap in found}
-    kept = [example for example in training_set.examples if example.id not in shared]
-    if shared:
-        say(f"{len(shared)} examples of {training_set.name} left out: they are problems of a benchmark measured here")
+        shared |= {one.example for one in same}
+    problems = {_problem(example) for example in found.examples if example.id in shared}
+    kept = [example for example in found.examples if _problem(example) not in problems]
+    dropped = len(found.examples) - len(kept)
+    if dropped:
+        say(f"{dropped} examples of {found.name} left out: they are problems of a benchmark measured here")
     if not kept:
-        raise FlextuneError(f"every example of {training_set.name} is a problem of a benchmark measured here")
-    return replace(training_set, examples=kept, provenance={**training_set.provenance, "dropped": len(shared)})
+        raise FlextuneError(f"every example of {found.name} is a problem of a benchmark measured here")
+    return replace(found, examples=kept, provenance={**found.provenance, "dropped": dropped})
+
+
+def _problem(example: Example) -> str:
+    """What several solutions have in common."""
+    return example.upstream or example.id
 
 
 @dataclass(frozen=True)
@@ -189,6 +258,34 @@ class _Plan:
     source: ModelSource
     benchmarks: list[Benchmark]
     training_set: TrainingSet | None
+    validation_set: TrainingSet | None
+
+
+def _find(recipe: Recipe) -> _Plan:
+    """Find all that a recipe names."""
+    if recipe.study:
+        raise UsageError("the recipe has a `study`, several runs: use `flextune run`, or flextune.studies.compare")
+    benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
+    training_set, validation_set = _training_sets(recipe, benchmarks) or (None, None)
+    source = replace(find_model(recipe.model, recipe.revision), quantization=recipe.quantization)
+    if recipe.merge_first:
+        adapter = find_adapter(recipe.merge_first)
+        source = replace(source, adapters=(*_merged_below(adapter), adapter))
+    for key, name in (("adapter.start", recipe.adapter.start), ("evaluation.adapter", recipe.evaluation.adapter)):
+        if name and [a.resolve() for a in _merged_below(find_adapter(name))] != [a.resolve() for a in source.adapters]:
+            below = ", ".join(map(str, _merged_below(find_adapter(name)))) or "none"
+            raise UsageError(
+                f"{key} = {name!r} was trained on weights with other adapters merged in ({below}) than merge_first "
+                f"gives here ({', '.join(map(str, source.adapters)) or 'none'})"
+            )
+    return _Plan(source, benchmarks, training_set, validation_set)
+
+
+def _merged_below(adapter: Path) -> tuple[Path, ...]:
+    """The adapters that were part of the weights, in order, when a run of flextune trained this one."""
+    recipe = adapter.parent / "recipe.yaml"
+    first = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("merge_first") if recipe.exists() else None
+    return (*_merged_below(find_adapter(first)), find_adapter(first)) if first else ()
 
 
 def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> _Plan:
@@ -196,26 +293,34 @@ def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> _Pl
 
     A machine that only trains needs neither a sandbox nor toolchains.
     """
-    benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
-    training_set = _training_set(recipe, benchmarks)
+    plan = _find(recipe)
     if measure:
-        prepare([_unwritten(problem) for benchmark in benchmarks for problem in benchmark.problems], recipe.execution)
-    source = find_model(recipe.model, recipe.revision)
-    inputs: dict[str, Any] = {"model": source.provenance}
-    inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in benchmarks}
-    if training_set:
-        inputs[f"training set {training_set.name}"] = training_set.provenance
-    if recipe.evaluation.adapter:
-        adapter = find_adapter(recipe.evaluation.adapter)
-        inputs["adapter"] = {"folder": str(adapter), "sha256": sha256(adapter)}
-    languages = sorted({problem.language for benchmark in benchmarks for problem in benchmark.problems})
+        asked = [_unwritten(problem) for benchmark in plan.benchmarks for problem in benchmark.problems]
+        prepare(asked, recipe.execution)
+    inputs: dict[str, Any] = {"model": plan.source.provenance}
+    inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in plan.benchmarks}
+    if plan.training_set:
+        inputs[f"training set {plan.training_set.name}"] = plan.training_set.provenance
+    if plan.validation_set:
+        inputs[f"validation set {plan.validation_set.name}"] = plan.validation_set.provenance
+    for name, adapter in (
+        ("adapter", recipe.evaluation.adapter),
+        ("adapter merged first", recipe.merge_first),
+        ("adapter to start from", recipe.adapter.start if recipe.training else None),
+    ):
+        if adapter:
+            folder = find_adapter(adapter)
+            inputs[name] = {"folder": str(folder), "sha256": sha256(folder)}
+    if plan.training_set and not directory.adapter.exists():
+        inputs["training processes"] = processes.count()
+    languages = sorted({problem.language for benchmark in plan.benchmarks for problem in benchmark.problems})
     toolchains = {f"toolchain {name}": tool_version(name) or "missing" for name in languages}
     directory.begin(dump_recipe(recipe), inputs, versions() | toolchains)
-    for benchmark in benchmarks:
+    for benchmark in plan.benchmarks:
         snapshot = directory.problems(benchmark.name)
         if not snapshot.exists():
             write_jsonl(snapshot, (problem.snapshot() for problem in benchmark.problems))
-    return _Plan(source, benchmarks, training_set)
+    return plan
 
 
 def _unwritten(problem: Problem) -> Program:
@@ -236,6 +341,7 @@ def _train(recipe: Recipe, directory: RunDirectory, plan: _Plan) -> None:
         training=recipe.training,
         adapter=recipe.adapter,
         penalty=recipe.penalty,
+        validation=plan.validation_set.examples if plan.validation_set else (),
         dtype=recipe.dtype,
         seed=recipe.seed,
     )

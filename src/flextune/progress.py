@@ -7,6 +7,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from flextune import processes
+
 console = Console(stderr=True, highlight=False)
 """Where progress and messages go: standard error."""
 
@@ -31,7 +33,7 @@ def progress(what: str, total: int, done: int = 0) -> Iterator[Step]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, disable=not (console.is_terminal and processes.leads())) as bar:
         task = bar.add_task(what, total=total, completed=done)
 
         def step(done: int = 1) -> None:
@@ -51,5 +53,6 @@ def waiting(what: str) -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print one line of information on standard error."""
-    console.print(message, markup=False, soft_wrap=True)
+    """Print one line of information on standard error; of several processes only the first speaks."""
+    if processes.leads():
+        console.print(message, markup=False, soft_wrap=True)

@@ -7,7 +7,8 @@ Every section is a frozen dataclass of the module that reads it; unknown keys, w
 sense are `UsageError`s that name the key, the value and what is allowed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -21,6 +22,7 @@ from flextune.execution.settings import Execution
 from flextune.generation.settings import Decoding, Generation
 from flextune.rundir import folder_name
 from flextune.section import SECTION, parse
+from flextune.studies.settings import Study, refusal
 from flextune.tuning.settings import Adapter, Penalty, Training
 
 Variant = Literal["base", "unmerged", "merged"]
@@ -32,7 +34,7 @@ class Evaluation:
     """What is measured, and of which variants of the model."""
 
     benchmarks: list[str] = Field(default_factory=lambda: ["basics-python", "basics-java"])
-    """Benchmarks by name (`flextune data list`), or .jsonl files of problems."""
+    """Benchmarks by name (`flextune data list`), or .jsonl files of problems; none: nothing is measured."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Ask only the first problems of each benchmark."""
     variants: list[Variant] | None = None
@@ -53,6 +55,10 @@ class Recipe:
     """Commit, tag or branch of a model on the Hub; the commit is recorded either way."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of the frozen weights; auto: that of the checkpoint. Adapters are always trained in float32."""
+    quantization: Literal["nf4"] | None = None
+    """Load the frozen weights in 4 bits (QLoRA, with double quantization); needs the extra `qlora`."""
+    merge_first: str | None = None
+    """A PEFT folder, or the directory of a run, whose adapter becomes part of the weights before all else."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seeds the adapter, the order of the examples, dropout and sampling."""
     data: str | None = None
@@ -69,10 +75,14 @@ class Recipe:
     """How completions are made."""
     execution: Execution = Field(default_factory=Execution)
     """How programs are judged."""
+    study: Study | None = None
+    """Instead of one training, several that are compared."""
 
     @property
     def variants(self) -> list[Variant]:
-        """The variants to measure, in order."""
+        """The variants to measure, in order; none without a benchmark."""
+        if not self.evaluation.benchmarks:
+            return []
         if self.evaluation.variants is not None:
             return self.evaluation.variants
         return ["base", "unmerged"] if self.training or self.evaluation.adapter else ["base"]
@@ -89,8 +99,20 @@ class Recipe:
             raise ValueError(
                 f"evaluation.variants = {self.variants}: {tuned[0]} needs `training` or `evaluation.adapter`"
             )
+        if not evaluation.benchmarks and not self.training:
+            raise ValueError("evaluation.benchmarks = [], and no `training`: there is nothing to do; give one of them")
+        if self.quantization and self.merge_first:
+            raise ValueError(
+                f"quantization = {self.quantization!r} with merge_first: 4-bit weights keep next to nothing of an "
+                "adapter that is added to them; leave out one of the two"
+            )
+        if self.quantization and "merged" in self.variants:
+            raise ValueError(
+                f"evaluation.variants = {self.variants}: an adapter that is merged into 4-bit weights is all but lost; "
+                "leave out merged, or quantization"
+            )
         for name, given in (("benchmarks", evaluation.benchmarks), ("variants", self.variants)):
-            if not given or len(set(given)) != len(given):
+            if len(set(given)) != len(given) or (evaluation.benchmarks and not given):
                 raise ValueError(f"evaluation.{name} = {given}: expected at least one, each once")
         folders = [folder_name(name) for name in evaluation.benchmarks]
         if len(set(folders)) != len(folders):
@@ -98,16 +120,78 @@ class Recipe:
         for name in evaluation.decodings:
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise ValueError(f"evaluation.decodings: {name!r} has to be a folder's name (letters, digits, - . _)")
+        if self.study:
+            try:
+                _check_study(self, self.study)
+            except UsageError as error:
+                raise ValueError(str(error)) from None
         return self
 
 
+def _check_study(recipe: Recipe, study: Study) -> None:
+    """Make the recipe of every arm and of every combination of values, so that none can turn out wrong later."""
+    if recipe.training is None or recipe.training.validation is None:
+        raise UsageError(
+            "study: needs training.validation, a training set or a number of examples to hold out: it compares by "
+            "their loss"
+        )
+    if recipe.training.patience is not None:
+        raise UsageError(
+            f"study: training.patience = {recipe.training.patience}: arms would stop at different steps, while their "
+            "last losses are compared; leave it out"
+        )
+    held_out = isinstance(recipe.training.validation, int)
+    sections = [key for key, kind, *_ in describe_keys() if kind == "section"]
+    for arm, settings in study.compare.items():
+        for where, keys in ((f"study.compare.{arm}", settings), (f"study.tune.{arm}", study.tune.get(arm, {}))):
+            refused = refusal(list(keys), sections, held_out)
+            if refused:
+                raise UsageError(f"{where}: {refused}")
+        plain = change(recipe, {**settings, "study": None}, f"study.compare.{arm}")
+        tried: list[Recipe] = []
+        for values in study.grid(arm):
+            tried.append(change(plain, values, f"study.tune.{arm}"))
+            if tried[-1] in tried[:-1]:
+                raise UsageError(f"study.tune.{arm}: {values} would be tried twice; leave out one")
+
+
+def change(recipe: Recipe, keys: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe with other values of some dotted keys, checked like any recipe.
+
+    `where` stands at the front of error messages.
+
+    >>> change(Recipe(model="m"), {"adapter.rank": 4}, "an example").adapter.rank
+    4
+    """
+    content = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    for key, value in keys.items():
+        _put(content, key, value, f"{where}: {key}")
+    return parse_recipe(content, where)
+
+
+PACKAGED = Path(__file__).parent / "recipes"
+"""Recipes that come with flextune; `flextune run recipes/quickstart.yaml` finds them from any folder."""
+
+
+def _find(path: Path) -> Path:
+    """A recipe of the user's, or else a packaged one by its path from `recipes/`."""
+    if path.exists():
+        return path
+    packaged = {found.relative_to(PACKAGED.parent): found for found in sorted(PACKAGED.rglob("*.yaml"))}
+    if path in packaged:
+        return packaged[path]
+    known = ", ".join(name.as_posix() for name in packaged)
+    raise UsageError(f"the recipe {path} does not exist; flextune comes with {known}")
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe from YAML and apply overrides of the form `section.key=value` (the value is YAML)."""
-    path = Path(path)
+    """Read a recipe from YAML and apply overrides of the form `section.key=value` (the value is YAML).
+
+    A path that does not exist, such as `recipes/quickstart.yaml`, may name a recipe that comes with flextune.
+    """
+    path = _find(Path(path))
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"the recipe {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the recipe {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -141,28 +225,33 @@ def _describe(section: Any, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     hints = get_type_hints(section)
     for field in fields(section):
         info = section.__pydantic_fields__[field.name]
+        description = " ".join((info.description or "").split())
         nested = [kind for kind in (hints[field.name], *get_args(hints[field.name])) if is_dataclass(kind)]
         if nested and field.name != "decodings":
-            yield f"{prefix}{field.name}", "section", "", info.description or ""
+            yield f"{prefix}{field.name}", "section", "", description
             yield from _describe(nested[0], f"{prefix}{field.name}.")
             continue
         default = "required" if info.is_required() else repr(info.get_default(call_default_factory=True))
         kind = getattr(hints[field.name], "__name__", str(hints[field.name])).replace("typing.", "")
-        yield f"{prefix}{field.name}", kind, default, info.description or ""
+        yield f"{prefix}{field.name}", kind, default, description
 
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"{override!r}: an override is written section.key=value")
+    with suppress(yaml.YAMLError):
+        value = yaml.safe_load(value)
+    _put(content, key, value, repr(override))
+
+
+def _put(content: dict[str, Any], key: str, value: Any, shown: str) -> None:
+    """Set a dotted key; `shown` stands at the front of the error message."""
     *sections, last = key.split(".")
     for section in sections:
         if content.get(section) is None:
             content[section] = {}
         content = content[section]
         if not isinstance(content, dict):
-            raise UsageError(f"{override!r}: {section} is not a section")
-    try:
-        content[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        content[last] = value
+            raise UsageError(f"{shown}: {section} is not a section")
+    content[last] = value

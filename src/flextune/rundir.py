@@ -28,9 +28,23 @@ from flextune.errors import FlextuneError, UsageError
 from flextune.files import differences, read_json, write_atomic, write_json
 from flextune.progress import say
 
-FREE = ("recipe.execution.workers", "recipe.evaluation.benchmarks", "recipe.evaluation.variants")
+FREE = (
+    "recipe.execution.workers",
+    "recipe.evaluation.benchmarks",
+    "recipe.evaluation.variants",
+    "recipe.training.gradient_checkpointing",
+    "recipe.training.report_to",
+)
 """Keys that change no result that is there: each benchmark and variant has a folder of its own."""
-OF_TRAINING = ("recipe.training", "recipe.adapter", "recipe.penalty", "input.training set")
+OF_TRAINING = (
+    "recipe.training",
+    "recipe.adapter",
+    "recipe.penalty",
+    "input.training set",
+    "input.validation set",
+    "input.adapter to start from",
+    "input.training processes",
+)
 """Keys that nothing depends on before there is an adapter."""
 PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets")
 
@@ -136,7 +150,8 @@ class RunDirectory:
             if training and not self.adapter.exists():
                 say(f"Training starts anew: {'; '.join(changed[key] for key in training)}")
                 self._discard_training()
-                record["inputs"] = {n: i for n, i in record["inputs"].items() if not n.startswith("training set")}
+                old = [name for name in record["inputs"] if f"input.{name}".startswith(OF_TRAINING)]
+                record["inputs"] = {n: found for n, found in record["inputs"].items() if n not in old}
                 kept = [key for key in kept if key not in training]
             if kept:
                 found = "; ".join(changed[key] for key in kept)

@@ -42,3 +42,16 @@ def test_two_processes_of_fsdp2(found, tiny_model, form):
     alone, alone_figures = two_processes.by_hand(tiny_model, form)
     assert difference(gradient, alone) < 1e-6
     assert figures == pytest.approx(alone_figures, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
+def test_two_processes_of_sophia(found, tiny_model, kind):
+    where, figures = found[f"sophia {kind}"]
+    alone, alone_figures = two_processes.sophia_steps(tiny_model)
+    assert figures["labels"] == alone_figures["labels"]
+    assert figures == pytest.approx(alone_figures, rel=1e-4)
+    start = dict(two_processes.model_and_rows(tiny_model)[0].named_parameters())
+    moved = {name: where[name] - start[name].detach() for name in where}
+    expected = {name: alone[name] - start[name].detach() for name in alone}
+    assert difference(moved, expected) < 1e-4
+    assert max(step.abs().max() for step in moved.values()) > 0.1

@@ -88,6 +88,32 @@ def test_parameters_without_a_gradient_stay():
     assert still not in optimizer.state
 
 
+def test_no_estimate_is_one_of_zero():
+    p, other = torch.zeros(1, requires_grad=True), torch.zeros(1, requires_grad=True)
+    optimizer = SophiaG([p, other], betas=(0.9, 0.5))
+    optimizer.update_curvature([torch.tensor([8.0]), None])
+    optimizer.update_curvature([None, torch.tensor([8.0])])
+    assert optimizer.state[p]["curvature"].item() == 2.0
+    assert optimizer.state[other]["curvature"].item() == 4.0
+
+
+def test_gamma_is_chosen_by_what_has_curvature():
+    """Beside B = 0 the factors A, most of all coordinates, move without curvature: they must not decide."""
+    a, b = torch.zeros(8, 3000, requires_grad=True), torch.zeros(100, 8, requires_grad=True)
+    optimizer = SophiaG([a, b], unclipped=0.3)
+    generator = torch.Generator().manual_seed(0)
+    for small in (0.0, 1e-12):
+        for p in (a, b):
+            p.grad = torch.randn(p.shape, generator=generator)
+        optimizer.update_curvature([torch.full_like(a, small), torch.rand(b.shape, generator=generator)])
+        optimizer.step()
+        assert optimizer.gamma < 100
+    assert optimizer.unclipped_share() == pytest.approx(0.3, abs=0.02)
+    before = b.detach().clone()
+    optimizer.step()
+    assert (b - before).abs().max() > 1e-5  # B goes on
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_saved_and_loaded_it_goes_on_bit_for_bit(dtype, tmp_path):
     undisturbed = SophiaG(parameters(dtype), lr=0.05, calibration_steps=3)
@@ -107,7 +133,7 @@ def test_saved_and_loaded_it_goes_on_bit_for_bit(dtype, tmp_path):
             assert torch.equal(again.state[mine][name], undisturbed.state[theirs][name])
 
 
-@pytest.mark.parametrize("target", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("target", [0.1, 0.3, 0.45])
 def test_gamma_leaves_the_share_unclipped_that_was_asked_for(target):
     p = torch.zeros(200, 500, requires_grad=True)
     optimizer = SophiaG([p], unclipped=target, calibration_steps=2)
@@ -137,7 +163,7 @@ def test_figures_count_what_was_clipped():
     p.grad = torch.tensor([1.0, 1.0, 1.0, 0.0])
     optimizer.update_curvature([torch.tensor([4.0, 3.0, 0.5, 0.0])])
     optimizer.step()
-    assert optimizer.unclipped_share() == pytest.approx(2 / 3)  # the last has no momentum
+    assert optimizer.unclipped_share() == pytest.approx(2 / 3)  # the last does not move
     assert optimizer.curvature_norm() == pytest.approx((16 + 9 + 0.25) ** 0.5)
     optimizer.zero_grad()
     assert optimizer.unclipped_share() == pytest.approx(2 / 3)
@@ -150,7 +176,7 @@ def test_figures_count_what_was_clipped():
         ({"betas": (1.0, 0.9)}, r"betas\[0\] = 1\.0: .* from 0 to below 1"),
         ({"betas": (0.9, -0.1)}, r"betas\[1\] = -0\.1"),
         ({"gamma": 0.0}, r"gamma = 0\.0: .* above 0, or None to choose it"),
-        ({"unclipped": 1.0}, r"unclipped = 1\.0"),
+        ({"unclipped": 0.5}, r"unclipped = 0\.5: .* between 0 and 0\.5"),
         ({"eps": 0.0}, r"eps = 0\.0"),
         ({"weight_decay": -0.1}, r"weight_decay = -0\.1"),
         ({"calibration_steps": -1}, r"calibration_steps = -1"),

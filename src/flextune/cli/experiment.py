@@ -23,10 +23,13 @@ def quickstart(*overrides: str, output: str = "runs/quickstart") -> None:
 def run(recipe: str, *overrides: str, output: str | None = None) -> None:
     """Do all of a recipe: measure, train, measure again, compare, report. Killed, it goes on where it was.
 
+    A recipe with a `study` trains several times and compares.
+
     Parameters
     ----------
     recipe
-        The YAML file (`flextune recipe` lists its keys).
+        The YAML file (`flextune recipe` lists its keys), or one that comes with flextune, such as
+        recipes/quickstart.yaml.
     overrides
         Keys to change, such as training.learning_rate=1e-4.
     output
@@ -36,7 +39,13 @@ def run(recipe: str, *overrides: str, output: str | None = None) -> None:
     from flextune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    _show(pipeline.run(loaded, output or Path("runs") / Path(recipe).stem).path)
+    folder = output or Path("runs") / Path(recipe).stem
+    if loaded.study:
+        from flextune.studies.compare import run_study
+
+        _show_study(run_study(loaded, folder))
+    else:
+        _show(pipeline.run(loaded, folder).path)
 
 
 def evaluate(
@@ -102,5 +111,19 @@ def _show(run: Path) -> None:
     from flextune.report.results import read_results
     from flextune.report.table import summary
 
-    out.print(summary(read_results(run)))
+    results = read_results(run)
+    if results.results:
+        out.print(summary(results))
+    else:
+        out.print(f"Adapter: {run / 'adapter'}", soft_wrap=True)
     out.print(f"Report: {run / 'report' / 'index.html'}", soft_wrap=True)
+
+
+def _show_study(folder: Path) -> None:
+    """The end of a study: the table, and where everything is."""
+    from flextune.report.study import STUDY, read_study, summary
+
+    out.print(summary(read_study(folder)))
+    out.print(f"Trials: {folder / 'trials'}", soft_wrap=True)
+    out.print(f"Results: {folder / STUDY}", soft_wrap=True)
+    out.print(f"Report: {folder / 'report' / 'index.html'}", soft_wrap=True)

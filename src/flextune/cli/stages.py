@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from flextune import processes
 from flextune.errors import UsageError
 from flextune.progress import out
 from flextune.rundir import Measurement
@@ -14,6 +15,8 @@ Sandbox = Literal["auto", "bubblewrap", "native", "none"]
 
 def train(recipe: str, *overrides: str, output: str | None = None) -> None:
     """Train the adapter of a recipe, without measuring anything.
+
+    On several GPUs: `torchrun --nproc-per-node 4 -m flextune train …`, or `accelerate launch -m flextune train …`.
 
     Parameters
     ----------
@@ -28,7 +31,8 @@ def train(recipe: str, *overrides: str, output: str | None = None) -> None:
     from flextune.recipe import load_recipe
 
     directory = pipeline.train_only(load_recipe(recipe, overrides), output or Path("runs") / Path(recipe).stem)
-    out.print(f"Adapter: {directory.adapter}", soft_wrap=True)
+    if processes.leads():
+        out.print(f"Adapter: {directory.adapter}", soft_wrap=True)
 
 
 def generate(
@@ -222,15 +226,21 @@ def compare(first: str, second: str) -> None:
 
 
 def report(run: str, *, output: str | None = None) -> None:
-    """Write the report of a run directory as a page that opens from disk.
+    """Write the report of a run directory, or of a study, as a page that opens from disk.
 
     Parameters
     ----------
     run
-        The run directory.
+        The run directory, or the folder of a study.
     output
-        The folder to write; by default report/ in the run.
+        The folder to write; by default report/ in the run. A study's page stays beside its trials.
     """
     from flextune.report.page import write_report
+    from flextune.report.study import STUDY, write_study_report
 
+    if (Path(run) / STUDY).exists():
+        if output is not None:
+            raise UsageError("--output: the page of a study links to its trials, and stays in report/ of the study")
+        out.print(f"Report: {write_study_report(run)}", soft_wrap=True)
+        return
     out.print(f"Report: {write_report(run, output)}", soft_wrap=True)

@@ -16,7 +16,7 @@ from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
 from flextune.errors import FlextuneError
 from flextune.generation.settings import Decoding
-from flextune.models import ModelSource, find_adapter, load_model
+from flextune.models import ModelSource, find_adapter, load_model, with_adapter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ class TransformersBackend:
         self.tokenizer: PreTrainedTokenizerBase
         self.model, self.tokenizer = load_model(source, dtype)
         if adapter is not None:
-            self.model = _with_adapter(self.model, adapter, merged)
+            self.model = with_adapter(self.model, find_adapter(adapter), merged)
         self.model.eval()
         self.tokenizer.padding_side = "left"
         self._ends = _end_tokens(self.model)
@@ -171,28 +171,3 @@ def sample_seed(seed: int, task_id: str, sample: int) -> int:
 def _end_tokens(model: Any) -> set[int]:
     ends = model.generation_config.eos_token_id
     return set(ends) if isinstance(ends, list) else {ends}
-
-
-def _with_adapter(model: Any, adapter: "Path", merged: bool) -> Any:
-    from peft import PeftModel
-
-    try:
-        tuned = PeftModel.from_pretrained(model, str(find_adapter(adapter)))
-    except (ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise FlextuneError(f"the adapter {adapter} does not fit the model: {first}") from None
-    return _merge(tuned) if merged else tuned
-
-
-def _merge(tuned: Any) -> Any:
-    """Add the adapter into the weights, layer by layer: in float32, cast once. Nothing else of the model is cast."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for layer in tuned.modules():
-        if isinstance(layer, BaseTunerLayer):
-            base = layer.get_base_layer()
-            dtype = base.weight.dtype
-            base.float()
-            layer.merge()
-            base.to(dtype)
-    return tuned.unload()

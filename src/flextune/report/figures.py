@@ -55,17 +55,18 @@ def _pass_bars(results: list[Result], path: Path) -> None:
 def _training(results: Results, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    steps = [row["step"] for row in results.metrics]
-    has_penalty = "fourier_loss" in results.metrics[-1]
+    trained = [row for row in results.metrics if "loss" in row]  # not the validation before the first step
+    steps = [row["step"] for row in trained]
+    has_penalty = "fourier_loss" in trained[-1]
     figure, axes = plt.subplots(1, 2 if has_penalty else 1, figsize=(7, 2.6), layout="constrained", squeeze=False)
     left = axes[0][0]
-    left.plot(steps, [row["loss"] for row in results.metrics], color=COLOURS["unmerged"], linewidth=1.4)
+    left.plot(steps, [row["loss"] for row in trained], color=COLOURS["unmerged"], linewidth=1.4)
     left.set_ylim(bottom=0)
     left.set_xlabel("optimizer step")
     left.set_title("task loss per token", fontsize=10, loc="left")
     if has_penalty:
         right = axes[0][1]
-        right.plot(steps, [row["fourier_loss"] for row in results.metrics], color="#d55e00", linewidth=1.4)
+        right.plot(steps, [row["fourier_loss"] for row in trained], color="#d55e00", linewidth=1.4)
         right.set_ylim(bottom=0)
         right.set_xlabel("optimizer step")
         right.set_title("Fourier penalty L_F (without λ)", fontsize=10, loc="left")

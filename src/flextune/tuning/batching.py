@@ -28,7 +28,7 @@ class Tokenized:
     too_long: int
 
 
-def tokenize(examples: Sequence[Example], tokenizer: Any, max_length: int) -> Tokenized:
+def tokenize(examples: Sequence[Example], tokenizer: Any, max_length: int, what: str = "training set") -> Tokenized:
     """Tokens and labels of each example; the end-of-text token is learned; too long ones are left out, never cut.
 
     The prompt's tokens are always those of the prompt alone, as when the model is measured. The completion's are those
@@ -47,7 +47,7 @@ def tokenize(examples: Sequence[Example], tokenizer: Any, max_length: int) -> To
             rows.append({"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion})
     if not rows:
         raise FlextuneError(
-            f"the training set has no example of at most training.max_length = {max_length} tokens "
+            f"the {what} has no example of at most training.max_length = {max_length} tokens "
             f"({len(examples)} examples in all)"
         )
     return Tokenized(rows, too_long=len(examples) - len(rows))

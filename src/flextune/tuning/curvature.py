@@ -28,11 +28,14 @@ from flextune.tuning.settings import Estimator
 from flextune.tuning.sophia import SophiaG
 
 FIRST_STEPS = (0, 1, 2, 4, 8)
-"""A LoRA starts with B = 0: at step 0 A has neither gradient nor curvature, and would move by signs until the next."""
+"""A LoRA starts with B = 0: until B has moved, A has no curvature, and would go by signs up to the tenth step."""
 NOT_INPUTS = ("labels", "shift_labels", "num_items_in_batch", "fused_lm_head", "return_dict")
 """What a trainer passes to a model's forward for the sake of its loss."""
-HALF_SCALE = 4096.0
-"""Multiplies the loss of a float16 model while its gradient is on the way, which would vanish otherwise."""
+SCALE = 4096.0
+"""Multiplies the loss while its gradient is on the way, for the sake of float16, where it would vanish; a power of two
+changes nothing elsewhere."""
+PACKED_ELSEWHERE = ("cu_seq_lens_q", "cu_seq_lens_k")
+"""With these, made by other collators for flash attention, a row cannot be cut."""
 
 
 def refresh_is_due(step: int, every: int = 10) -> bool:
@@ -57,7 +60,7 @@ def refresh_curvature(
 
     Call it between a backward pass and the optimizer's step, or before both: gradients that are there are left alone.
     With several processes each calls it with a batch of its own, and all get the estimate of the whole. No label at
-    all, or a float16 model whose gradient overflows, changes nothing and returns 0.
+    all, or a gradient that overflows (float16), changes nothing and returns 0.
 
     Args:
         optimizer: What steps the model's parameters.
@@ -73,7 +76,6 @@ def refresh_curvature(
     Raises `UsageError` if the batch has no labels, or the estimator cannot work with this model.
     """
     model = model.module if isinstance(model, DistributedDataParallel) else model
-    half = any(p.dtype == torch.float16 for p in model.parameters())
     processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
     rank = torch.distributed.get_rank() if processes > 1 else 0
     parameters = optimizer.parameters()
@@ -92,10 +94,10 @@ def refresh_curvature(
         if estimator == "hutchinson":
             estimates = _hutchinson(loss, parameters, _generator(logits_NV, seed), processes)
         else:
-            gradients = _gradients(loss, parameters, processes, HALF_SCALE if half else 1.0)
+            gradients = _gradients(loss, parameters, processes)
             # times the labels' number: so the estimate depends neither on it nor on padding or the batch's size
             estimates = [None if g is None else g.square_().mul_(labels) for g in gradients]
-    if half and not all(bool(estimate.isfinite().all()) for estimate in estimates if estimate is not None):
+    if not _finite([estimate for estimate in estimates if estimate is not None]):
         return 0
     optimizer.update_curvature(estimates)
     return labels
@@ -108,7 +110,8 @@ def _generator(like: Tensor, seed: int) -> torch.Generator:
 def draw_labels(logits_NV: Tensor, generator: torch.Generator) -> Tensor:
     """One label for each row of logits (N, vocabulary), drawn from its softmax."""
     with torch.no_grad():
-        return torch.multinomial(logits_NV.float().softmax(-1), 1, generator=generator)[:, 0]
+        # whatever is drawn where the logits are no numbers: the gradient will not be finite, and not be taken
+        return torch.multinomial(logits_NV.softmax(-1).nan_to_num(1.0), 1, generator=generator)[:, 0]
 
 
 def draw_signs(like: Tensor, generator: torch.Generator) -> Tensor:
@@ -140,7 +143,7 @@ def _accepts(model: nn.Module, name: str) -> bool:
 
 def _part(batch: Mapping[str, Any], share: float) -> dict[str, Any]:
     """The first rows of a batch, or the first examples of one packed row; at least one."""
-    if share >= 1:
+    if share >= 1 or any(key in batch for key in PACKED_ELSEWHERE):
         return dict(batch)
     ids_BT = batch["input_ids"]
     rows, length = ids_BT.shape
@@ -163,7 +166,15 @@ def _has_size(value: Any, dimension: int, size: int) -> bool:
     return isinstance(value, Tensor) and value.dim() > dimension and value.shape[dimension] == size
 
 
-def _gradients(loss: Tensor, parameters: list[Tensor], processes: int, scale: float) -> list[Tensor | None]:
+def _finite(estimates: list[Tensor]) -> bool:
+    """Whether every number is finite, in every process's shard."""
+    total = torch.stack([(e.to_local() if isinstance(e, DTensor) else e).sum().float() for e in estimates]).sum()
+    if any(isinstance(e, DTensor) for e in estimates):
+        torch.distributed.all_reduce(total)
+    return bool(total.isfinite())
+
+
+def _gradients(loss: Tensor, parameters: list[Tensor], processes: int) -> list[Tensor | None]:
     """The gradient of a loss, averaged over processes; what stands in `.grad` is put aside meanwhile.
 
     Through `.grad`, because FSDP2 leaves its reduced gradients there and nowhere else. DDP's hooks do nothing after a
@@ -173,13 +184,13 @@ def _gradients(loss: Tensor, parameters: list[Tensor], processes: int, scale: fl
     try:
         for p in parameters:
             p.grad = None
-        torch.autograd.backward(loss * scale)
+        torch.autograd.backward(loss * SCALE)
         found = [p.grad for p in parameters]
     finally:
         for p, gradient in zip(parameters, aside, strict=True):
             p.grad = gradient
     _average([g for g in found if g is not None and not isinstance(g, DTensor)], processes)
-    return [g if g is None or scale == 1 else g.div_(scale) for g in found]
+    return [g if g is None else g.to(torch.promote_types(g.dtype, torch.float32)).div_(SCALE) for g in found]
 
 
 def _hutchinson(
@@ -213,13 +224,14 @@ class SophiaCallback(TrainerCallback):
 
     Before the steps that `refresh_is_due` names, it takes the last batch that the model saw in this step and calls
     `refresh_curvature`. The log has `sophia_unclipped` (the share of coordinates that the last step did not clip),
-    `sophia_gamma`, `sophia_curvature` (the norm of ĥ) and `sophia_refreshes` beside the training loss.
+    `sophia_gamma`, `sophia_curvature` (the norm of ĥ) and `sophia_refreshes` beside the training loss. A tracker sees
+    them too if this callback stands before it in `trainer.callback_handler.callbacks`.
 
     Args:
         estimator: As for `refresh_curvature`.
         refresh_every: Steps between two estimates, after the first ones.
-        refresh_share: The share of the batch that an estimate is made from: with a quarter, and every 10 steps, a run
-            takes 2 to 3 % longer.
+        refresh_share: The share of the batch that an estimate is made from, at least one example. A quarter of four
+            examples, every 10 steps, is 2.5 % more work in a long run; one of one is 10 %.
         seed: With the step's number it seeds the labels that are drawn, so that a run that goes on draws the same.
 
     Works with DDP, FSDP2 and gradient accumulation. The model's forward must take labels or the batch must have them.

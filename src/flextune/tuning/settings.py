@@ -33,9 +33,20 @@ class Adapter:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the input of A while training."""
     start: str | None = None
-    """A PEFT folder, or the directory of a run, whose adapter goes on being trained; targets and rank are its own."""
+    """A PEFT folder, or the directory of a run, whose adapter goes on being trained; all other settings are its own."""
     peft: dict[str, Any] = Field(default_factory=dict)
     """Any other field of `peft.LoraConfig`: `use_dora: true`, `use_rslora: true`, `init_lora_weights: pissa`, …"""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Adapter":
+        if self.start is not None:
+            for name in ("targets", "rank", "alpha", "dropout", "peft"):
+                if getattr(self, name) != getattr(type(self)(), name):
+                    raise ValueError(
+                        f"{name} = {getattr(self, name)!r}: has no effect beside adapter.start = {self.start!r}, "
+                        "which has its own; leave it out"
+                    )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
@@ -77,8 +88,8 @@ class Sophia:
     """Decay of the averages of the gradient and of the curvature."""
     gamma: Annotated[float, Field(gt=0)] | None = None
     """γ of eq. 2; left out, it is chosen while warming up so that `unclipped` of the coordinates are not clipped."""
-    unclipped: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """The share of coordinates that γ is chosen for."""
+    unclipped: Annotated[float, Field(gt=0, lt=0.5)] = 0.3
+    """The share of coordinates that γ is chosen for, every factor weighing the same."""
     eps: Annotated[float, Field(gt=0)] = 1e-12
     """ε of eq. 2: the least that the gradient is divided by."""
     estimator: Estimator = "gnb"

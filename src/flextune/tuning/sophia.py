@@ -46,15 +46,17 @@ class SophiaG(Optimizer):
 
     Two things differ from the original code. Both averages are corrected for their start at zero, since a run over LoRA
     factors may see 30 estimates where β2 = 0.99 needs 100. And γ, which decides what share of the coordinates is not
-    clipped, can be chosen from the data: 0.05, made for pre-training, clips all but 0.4 % of a LoRA's.
+    clipped, can be chosen from the data: 0.05, made for pre-training, clips nearly all of a LoRA's (docs/training.md).
 
     Args:
         params: Parameters or groups; of a model under FSDP2 the sharded ones. Groups may be empty.
         lr: Learning rate η.
         betas: β1 of the momentum and β2 of the curvature.
         gamma: γ; None chooses it.
-        unclipped: The share of the moving coordinates that γ is chosen for, at each estimate in the first
-            `calibration_steps` steps; γ stays what it was at the last of these.
+        unclipped: The share of the coordinates that γ is chosen for, at each estimate in the first `calibration_steps`
+            steps; γ stays what it was at the last of these. Those with momentum and curvature count, and every
+            parameter weighs the same. Below a half, so that the factors B alone cover it: beside B near its start of
+            zero, the curvature of A is next to nothing.
         eps: ε.
         weight_decay: Decoupled, as in AdamW.
         calibration_steps: See `unclipped`.
@@ -83,7 +85,7 @@ class SophiaG(Optimizer):
             ("betas[0]", betas[0], 0 <= betas[0] < 1, "from 0 to below 1"),
             ("betas[1]", betas[1], 0 <= betas[1] < 1, "from 0 to below 1"),
             ("gamma", gamma, gamma is None or gamma > 0, "above 0, or None to choose it"),
-            ("unclipped", unclipped, 0 < unclipped < 1, "between 0 and 1"),
+            ("unclipped", unclipped, 0 < unclipped < 0.5, "between 0 and 0.5"),
             ("eps", eps, eps > 0, "above 0"),
             ("weight_decay", weight_decay, weight_decay >= 0, "at least 0"),
             ("calibration_steps", calibration_steps, calibration_steps >= 0, "at least 0"),
@@ -145,8 +147,7 @@ class SophiaG(Optimizer):
         """Take an estimate of the curvature's diagonal into its average.
 
         Args:
-            estimates: One of the shape and sharding of each parameter, in the order of `parameters()`; None leaves that
-                parameter's average as it is.
+            estimates: One of the shape and sharding of each parameter, in the order of `parameters()`; None is zero.
 
         Raises `UsageError` if their number is not that of the parameters.
         """
@@ -156,17 +157,22 @@ class SophiaG(Optimizer):
                 f"SophiaG.update_curvature: {len(estimates)} estimates for {len(parameters)} parameters; pass one for "
                 "each, in the order of parameters()"
             )
-        given = {p: estimate for p, estimate in zip(parameters, estimates, strict=True) if estimate is not None}
+        given = dict(zip(parameters, estimates, strict=True))
         for group in self.param_groups:
             group["refreshes"] += 1
             group["fresh"] = True
-            rows = [p for p in group["params"] if p in given]
-            for p in rows:
+            for p in group["params"]:
                 self._begin(p)
-            for part in _parts(rows, group["foreach"]):
+            for part in _parts(group["params"], group["foreach"]):
                 averages = [_local(self.state[p]["curvature"]) for p in part]
-                new = [_local(given[p]).to(h.dtype) for p, h in zip(part, averages, strict=True)]
-                torch._foreach_lerp_(averages, new, 1 - group["betas"][1])
+                torch._foreach_mul_(averages, group["betas"][1])
+                pairs = [
+                    (h, _local(given[p]).to(h.dtype))
+                    for p, h in zip(part, averages, strict=True)
+                    if given[p] is not None
+                ]
+                if pairs:
+                    torch._foreach_add_([h for h, _ in pairs], [new for _, new in pairs], alpha=1 - group["betas"][1])
 
     def parameters(self) -> list[Tensor]:
         """All parameters, group after group."""
@@ -191,53 +197,62 @@ class SophiaG(Optimizer):
 
     @torch.no_grad()
     def unclipped_share(self) -> float:
-        """The share of the coordinates with a momentum that the last step did not clip; waits for the device.
+        """The share of the coordinates that the last step did not clip; waits for the device.
 
-        Sophia's paper calls it the win rate and recommends 0.1 to 0.5.
+        Those with momentum and curvature count, and every parameter weighs the same. Sophia's paper calls it the win
+        rate and recommends 0.1 to 0.5.
         """
-        counts, last = torch.zeros(2, dtype=torch.int64), None
+        found = []
         for group in self.param_groups:
             correction_m, scale_h = _corrections(group)
             for p in self._known(group):
                 m, h = _local(self.state[p]["momentum"]), _local(self.state[p]["curvature"])
                 bound = (h * (_gamma(group) * scale_h)).clamp_min_(group["eps"]).mul_(correction_m)
-                found = torch.stack([((m.abs() < bound) & (m != 0)).sum(), (m != 0).sum()])
-                counts, last = counts.to(m.device) + found, p
-        unclipped, moving = _over_shards(counts, last).tolist()
-        return float(unclipped / moving) if moving else 0.0
+                counts = (m != 0) & (h != 0)
+                found.append(torch.stack([((m.abs() < bound) & counts).sum(), counts.sum()]))
+        if not found:
+            return 0.0
+        shares = [unclipped / all_ for unclipped, all_ in self._over_shards(torch.stack(found)).tolist() if all_]
+        return sum(shares) / len(shares) if shares else 0.0
 
     @torch.no_grad()
     def curvature_norm(self) -> float:
         """The root of the sum of squares of ĥ; waits for the device."""
-        total, last = torch.zeros((), dtype=torch.float64), None
-        for group in self.param_groups:
-            for p in self._known(group):
-                h = _local(self.state[p]["curvature"]) * _corrections(group)[1]
-                total, last = total.to(h.device) + h.square().sum(dtype=torch.float64), p
-        return float(_over_shards(total, last).sqrt())
+        squares = [
+            (_local(self.state[p]["curvature"]) * _corrections(group)[1]).square().sum()
+            for group in self.param_groups
+            for p in self._known(group)
+        ]
+        return float(self._over_shards(torch.stack(squares)).sum().sqrt()) if squares else 0.0
 
     def _calibrate(self) -> None:
         """Choose γ after a fresh estimate: the quantile of |m̂| / ĥ below which the share `unclipped` lies."""
         due = [
             g for g in self.param_groups if g["fresh"] and g["gamma"] is None and g["steps"] <= g["calibration_steps"]
         ]
-        counts, last = torch.zeros(2 * OCTAVES * PER_OCTAVE, dtype=torch.float64), None
+        found = []
         for group in due:
             correction_m, scale_h = _corrections(group)
             for p in self._known(group):
                 m, h = _local(self.state[p]["momentum"]), _local(self.state[p]["curvature"])
-                # 0/0 is nan and 0/h is −inf: coordinates that do not move are not counted
-                octaves = (m.abs() / h).mul_(1 / (correction_m * scale_h)).log2_().clamp_max_(OCTAVES)
-                counts = counts.to(m.device) + torch.histc(octaves, bins=len(counts), min=-OCTAVES, max=OCTAVES)
-                last = p
-        if due:
-            cumulative = _over_shards(counts, last).cumsum(0)
+                # 0/0 is nan, 0/h −inf, m/0 inf: what does not move or has no curvature (yet) is not counted
+                octaves = (m.abs() / h).mul_(1 / (correction_m * scale_h)).log2_()
+                counts = torch.histc(octaves.float(), bins=2 * OCTAVES * PER_OCTAVE, min=-OCTAVES, max=OCTAVES)
+                found.append(counts / p.numel())
+        if found:
+            cumulative = self._over_shards(torch.stack(found).sum(0)).cumsum(0)
             if cumulative[-1] > 0:
                 below = int((cumulative < due[0]["unclipped"] * cumulative[-1]).sum())
                 for group in due:
                     group["calibrated_gamma"] = 2.0 ** ((below + 1) / PER_OCTAVE - OCTAVES)
         for group in self.param_groups:
             group["fresh"] = False
+
+    def _over_shards(self, numbers: Tensor) -> Tensor:
+        """Sums over the processes that hold the shards of the parameters; with FSDP2 all of them."""
+        if any(isinstance(p, DTensor) for p in self.parameters()):
+            torch.distributed.all_reduce(numbers)
+        return numbers
 
     def _rows(self, group: dict[str, Any]) -> Iterator[Tensor]:
         """The parameters of a group that have a gradient; their averages are there from then on."""
@@ -292,10 +307,3 @@ def _local(tensor: Tensor | None) -> Tensor:
     """This process's part of a tensor; all that the optimizer does is done number by number."""
     assert tensor is not None
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def _over_shards(counts: Tensor, like: Tensor | None) -> Tensor:
-    """Sums over the processes that hold the shards of a parameter; with FSDP2 all of them."""
-    if isinstance(like, DTensor):
-        torch.distributed.all_reduce(counts)
-    return counts

@@ -1,13 +1,11 @@
 """The stage `train`: a recipe and a training set become `adapter/` and `training/metrics.jsonl`.
 
-A killed run goes on from its last whole checkpoint and ends with the adapter of an undisturbed one.
+A killed run goes on from its last whole checkpoint and ends with the adapter of an undisturbed one. Under torchrun or
+`accelerate launch` every process calls `train`; the first writes.
 """
 
 import math
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,28 +13,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments, set_seed
+from torch import Tensor, nn
+from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
-from flextune.errors import FlextuneError
-from flextune.files import read_jsonl, write_jsonl
+from flextune import processes
+from flextune.errors import FlextuneError, UsageError
 from flextune.models import ModelSource, load_model
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
 from flextune.tasks import Example
-from flextune.tuning.batching import Collator, tokenize
+from flextune.tuning.adapters import add_adapter, changes_the_base, gathered, load_weights, save_adapter
+from flextune.tuning.batching import Collator, Row, bins, packing_is_exact, tokenize
+from flextune.tuning.curvature import SophiaCallback
 from flextune.tuning.fourier import FourierPenalty
-from flextune.tuning.settings import PRESETS, Adapter, Penalty, Training
+from flextune.tuning.metrics import WHOLE, Metrics
+from flextune.tuning.settings import Adapter, Penalty, Training
+from flextune.tuning.sophia import SophiaG
 from flextune.tuning.trainer import SpectralTrainer
+from flextune.tuning.validation import loss_per_token, perplexity
 
 WHEN = ("start_step", "ramp_steps", "decoupled")
 """The keys of `Penalty` that say when and how it acts; the others say what it is."""
-WHOLE = ".whole"
-"""A file that marks a checkpoint whose writing came to its end."""
-
-LOGGED = ("fourier_loss", "grad_norm", "task_grad_norm", "lora_A_norm", "lora_B_norm", "learning_rate")
-"""What a row of metrics.jsonl takes from the trainer's log, where it is there."""
+OF_THE_CALLBACK = ("estimator", "refresh_every", "refresh_share")
+"""The keys of `Sophia` that say how its curvature is estimated; the others are the optimizer's."""
 
 
 def train(
@@ -47,170 +48,270 @@ def train(
     training: Training,
     adapter: Adapter,
     penalty: Penalty,
+    validation: Sequence[Example] = (),
     dtype: str = "auto",
     seed: int = 0,
 ) -> None:
     """Fine-tune with LoRA and the Fourier penalty; does nothing if `adapter/` is there.
 
-    Raises `FlextuneError` if the loss stops being a number, or if no example fits.
+    With `validation` examples the loss on them is measured before the first step and at each checkpoint, and the
+    adapter of the best checkpoint is kept; without, that of the last step.
+
+    Raises `FlextuneError` if the loss stops being a number, memory or disk is full, or no example fits; each says what
+    to change, and keeps the last checkpoint.
     """
     if run.adapter.exists():
+        if processes.leads():
+            shutil.rmtree(run.checkpoints, ignore_errors=True)  # killed before that was done
         return
     set_seed(seed)
     base, tokenizer = load_model(source, dtype)
     model = add_adapter(base, adapter)
     data = tokenize(examples, tokenizer, training.max_length)
+    held_out = tokenize(validation, tokenizer, training.max_length, "validation set") if validation else None
     trainable, total = model.get_nb_trainable_parameters()
     say(
         f"Training {trainable:,} of {total:,} parameters ({trainable / total:.2%}) on {len(data.rows)} examples "
         f"of {training.dataset}"
         + (f"; {data.too_long} longer than {training.max_length} tokens left out" if data.too_long else "")
+        + (f"; validating on {len(held_out.rows)}, {held_out.too_long} left out" if held_out else "")
     )
-    what = {key: value for key, value in asdict(penalty).items() if key not in WHEN}
-    when = {key: value for key, value in asdict(penalty).items() if key in WHEN}
-    # also with λ = 0, which changes nothing, for its figures in metrics.jsonl
-    fourier = FourierPenalty(model, **what, seed=seed)
-    steps_per_epoch = math.ceil(math.ceil(len(data.rows) / training.batch_size) / training.accumulation)
-    steps = math.ceil(steps_per_epoch * training.epochs)
+    packed = packing_is_exact(model)
+    if not packed:
+        say("This model mixes examples that stand in one row: they are padded instead, which is slower")
+    collator = Collator(tokenizer.pad_token_id, packed=packed)
+    rows: list[Any] = data.rows
+    if training.batch_tokens is not None:
+        rows = bins(data.rows, training.batch_tokens, by_length=not packed, seed=seed)
+    arguments = _arguments(run, training, seed, validate=held_out is not None)
+    steps = _steps(arguments, len(rows))
+    if processes.leads():
+        discard_half_written(run.checkpoints)
+    processes.wait_for_all()
+    checkpoint = last_checkpoint(run.checkpoints)
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    arguments.eval_on_start = held_out is not None and not done
+    start = run.checkpoints / "start"
+    if changes_the_base(model) and processes.leads() and not done:
+        model.save_pretrained(start)
+    if checkpoint:
+        say(f"Going on with training after step {done} of {steps}")
+    with progress(f"training on {training.dataset}", steps, done) as step:
+        metrics = Metrics(run.metrics, done, step, training.patience)
+        trainer = _Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=rows,
+            data_collator=collator,
+            validation=_batches(held_out.rows, collator, training) if held_out else [],
+            processing_class=tokenizer,
+            # also with λ = 0, which changes nothing, for its figures in metrics.jsonl
+            penalty=FourierPenalty(model, **_but(penalty, WHEN), seed=seed),
+            **_only(penalty, WHEN),
+            **_sophia(training),
+            callbacks=[*_curvature(training, seed), metrics, *_trackers(run, training)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with _explained(run.checkpoints, trainer):
+            _refuse_what_cannot_be_saved(model, trainer)
+            if done < steps and not metrics.patience_is_over:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            else:  # killed after the last step; what it would have loaded or kept at its end
+                load_weights(model, run.checkpoints / f"checkpoint-{metrics.best['step'] if metrics.best else done}")
+            if metrics.best is not None:
+                say(
+                    f"Keeping the adapter of step {metrics.best['step']}: validation loss "
+                    f"{metrics.best['validation_loss']:.4f} per token"
+                )
+            _save(model, trainer, run, start)
+
+
+def _save(model: Any, trainer: "_Trainer", run: RunDirectory, start: Path) -> None:
+    """Write the adapter under its name when it is whole."""
+    partial = run.adapter.with_name(f".{run.adapter.name}.partial")
+    if processes.leads():
+        shutil.rmtree(partial, ignore_errors=True)
+    processes.wait_for_all()
+    if trainer.is_fsdp_enabled:
+        weights = gathered(model)
+        if processes.leads():
+            model.save_pretrained(partial, state_dict=weights)
+    elif processes.leads():
+        save_adapter(model, partial, start)
+    processes.wait_for_all()
+    if processes.leads():
+        partial.replace(run.adapter)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+
+
+class _Trainer(SpectralTrainer):
+    """Counts the tokens it learns, and validates per token over the whole set instead of per batch."""
+
+    control: Any
+
+    def __init__(self, *args: Any, validation: list[dict[str, Any]], **kwargs: Any):
+        super().__init__(*args, eval_dataset=validation or None, **kwargs)
+        self._validation = validation
+        self._tokens: Any = None
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        self._tokens = num_items_in_batch  # of the whole optimizer step, over all processes
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self._tokens is not None:
+            logs["tokens"] = int(self._tokens)
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        loss = loss_per_token(self.model, self._validation)
+        metrics = {"eval_loss": loss, "eval_perplexity": perplexity(loss)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _refuse_what_cannot_be_saved(model: Any, trainer: "_Trainer") -> None:
+    if trainer.is_fsdp_enabled and changes_the_base(model):
+        raise UsageError(
+            "adapter.peft.init_lora_weights: an adapter that takes its factors out of the weights cannot be saved from "
+            "shards; train it with DDP, or start from true, gaussian or orthogonal"
+        )
+
+
+def _arguments(run: RunDirectory, training: Training, seed: int, validate: bool) -> TrainingArguments:
     arguments = TrainingArguments(
-        output_dir=str(run.checkpoints),
+        output_dir=str(run.checkpoints.resolve()),
         num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
+        per_device_train_batch_size=training.batch_size if training.batch_tokens is None else 1,
         gradient_accumulation_steps=training.accumulation,
         learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        optim="adamw_torch_fused",
         lr_scheduler_type=training.schedule if training.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=math.ceil(steps * training.warmup),
+        warmup_steps=training.warmup,  # below 1 it is a share
         max_grad_norm=training.max_grad_norm,
+        gradient_checkpointing=training.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if training.gradient_checkpointing else None,
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=training.checkpoint_steps,
         save_total_limit=2,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=training.checkpoint_steps,
+        load_best_model_at_end=validate,
+        metric_for_best_model="eval_loss" if validate else None,
+        greater_is_better=False if validate else None,
         seed=seed,
         data_seed=seed,
         disable_tqdm=True,
-        report_to="none",
+        report_to="none",  # trackers come after what adds to the log
+        project="flextune",
+        run_name=run.path.name,
+        use_cpu=not torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     if arguments.n_gpu > 1:
-        arguments._n_gpu = 1  # several GPUs work as several processes; nn.DataParallel would multiply the batch
-    checkpoint = last_checkpoint(run.checkpoints)
-    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    if checkpoint:
-        say(f"Going on with training after step {done} of {steps}")
-    with progress(f"training on {training.dataset}", steps, done) as step:
-        trainer = SpectralTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=data.rows,
-            data_collator=Collator(tokenizer.pad_token_id),
-            processing_class=tokenizer,
-            penalty=fourier,
-            **when,
-            callbacks=[Metrics(run.metrics, done, step)],
-        )
-        trainer.callback_handler.callbacks = [
-            callback for callback in trainer.callback_handler.callbacks if type(callback).__name__ != "PrinterCallback"
-        ]
-        with _room_on_disk(run.checkpoints, trainer):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            partial = run.adapter.with_name(f".{run.adapter.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            model.save_pretrained(partial)
-            partial.replace(run.adapter)
-    shutil.rmtree(run.checkpoints, ignore_errors=True)
+        arguments._n_gpu = 1  # one process, one GPU: nn.DataParallel would multiply the batch; see torchrun for more
+    return arguments
 
 
-def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
-    """Put fresh LoRA factors (float32) beside the target modules; the base is frozen.
+def _steps(arguments: TrainingArguments, rows: int) -> int:
+    """Optimizer steps of a whole training."""
+    batches = math.ceil(math.ceil(rows / arguments.per_device_train_batch_size) / processes.count())
+    per_epoch: int = math.ceil(batches / arguments.gradient_accumulation_steps)
+    return math.ceil(per_epoch * float(arguments.num_train_epochs))
 
-    Raises `FlextuneError` if the model has none of the target modules.
-    """
-    targets: Any = adapter.targets
-    if isinstance(targets, str):
-        targets = targets if targets == "all-linear" else list(PRESETS[targets])
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules=targets,
+
+def _batches(rows: list[Row], collator: Collator, training: Training) -> list[dict[str, Any]]:
+    """The validation set, neighbours in length together, in batches of the training's size."""
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    if training.batch_tokens is not None:
+        return [collator(bin_) for bin_ in bins(ordered, training.batch_tokens, by_length=True, seed=0)]
+    size = training.batch_size
+    return [collator(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+
+
+def _sophia(training: Training) -> dict[str, Any]:
+    if training.optimizer != "sophia":
+        return {}
+    # the trainer passes on no learning rate to an optimizer of one's own
+    return {
+        "optimizer_cls_and_kwargs": (SophiaG, {"lr": training.learning_rate, **_but(training.sophia, OF_THE_CALLBACK)})
+    }
+
+
+def _curvature(training: Training, seed: int) -> list[Any]:
+    return (
+        [SophiaCallback(**_only(training.sophia, OF_THE_CALLBACK), seed=seed)] if training.optimizer == "sophia" else []
     )
+
+
+def _trackers(run: RunDirectory, training: Training) -> list[Any]:
+    """The trackers that a recipe names.
+
+    TensorBoard writes beside metrics.jsonl unless its own variable says where; the trainer's folder does not last.
+    """
     try:
-        return get_peft_model(base, config)
-    except ValueError as error:
-        first = str(error).splitlines()[0]
-        raise FlextuneError(f"adapter.targets = {adapter.targets!r} does not fit this model: {first}") from None
+        trackers = [kind() for kind in get_reporting_integration_callbacks(training.report_to)]
+    except (ImportError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"training.report_to = {', '.join(training.report_to)}: {first}") from None
+    for tracker in trackers:
+        if isinstance(tracker, TensorBoardCallback) and tracker.logging_dir is None:
+            tracker.logging_dir = str(run.metrics.parent / "tensorboard")
+    return trackers
+
+
+def _only(section: Any, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in asdict(section).items() if key in keys}
+
+
+def _but(section: Any, keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in asdict(section).items() if key not in keys}
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
-    whole = []
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])):
-        if (path / WHOLE).exists():
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return whole[-1] if whole else None
+    """The newest checkpoint that was written to its end."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / WHOLE).exists()]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def discard_half_written(folder: Path) -> None:
+    """Remove the checkpoints whose writing did not come to its end."""
+    for path in folder.glob("checkpoint-*"):
+        if not (path / WHOLE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+NO_ROOM = ("No space left", "Disk quota", "PytorchStreamWriter", "unexpected pos")
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What the libraries' messages say; torch and safetensors each have errors of their own for a full disk."""
 
 
 @contextmanager
-def _room_on_disk(checkpoints: Path, trainer: SpectralTrainer) -> Iterator[None]:
-    """Say what to do when weights cannot be written; torch and safetensors each have an error of their own for that."""
+def _explained(checkpoints: Path, trainer: SpectralTrainer) -> Iterator[None]:
+    """Say at which step memory or disk was full, what is kept, and what to change."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        text = str(error)
-        if not any(sign in text for sign in ("No space left", "Disk quota", "PytorchStreamWriter", "unexpected pos")):
+        text, step = str(error), trainer.state.global_step
+        disk, memory = (any(sign in text for sign in signs) for signs in (NO_ROOM, NO_MEMORY))
+        if not (disk or memory):
             raise
-        last = last_checkpoint(checkpoints)  # also removes the half-written one
+        if disk and processes.leads():
+            discard_half_written(checkpoints)
+        last = last_checkpoint(checkpoints)
         kept = f"{last.name} is kept" if last else "there is no checkpoint yet"
-        raise FlextuneError(
-            f"there is no room on the disk of {checkpoints.parent} for the weights of step "
-            f"{trainer.state.global_step}; {kept}: make room, and the same command goes on"
-        ) from error
-
-
-class Metrics(TrainerCallback):
-    """Writes `metrics.jsonl`, moves the bar, marks whole checkpoints, and stops at a loss that is no number."""
-
-    def __init__(self, path: Path, done: int, step: Any):
-        self.path, self.step = path, step
-        self.rows = [row for row in read_jsonl(path) if row["step"] <= done] if done and path.exists() else []
-        self.before = self.rows[-1]["seconds"] if self.rows else 0.0
-        self.started = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One optimizer step is done."""
-        self.step()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """One row for each logged step."""
-        if not logs or "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
+        if disk:
             raise FlextuneError(
-                f"the training loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate "
-                f"(now {args.learning_rate:g}) or train with dtype: float32 or bfloat16"
-            )
-        seconds = round(self.before + time.monotonic() - self.started, 3)
-        row: dict[str, Any] = {"step": state.global_step, "epoch": logs["epoch"], "loss": logs["loss"]}
-        row |= {key: logs[key] for key in LOGGED if key in logs}
-        self.rows.append(row | {"seconds": seconds, "peak_memory_mb": peak_memory_mb()})
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint was written: its metrics first, then the mark."""
-        write_jsonl(self.path, self.rows)
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Training is over."""
-        write_jsonl(self.path, self.rows)
-
-
-def peak_memory_mb() -> int:
-    """The most memory that this process has held: of the GPU if there is one, of the machine otherwise."""
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated() / 2**20)
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))
+                f"there is no room on the disk of {checkpoints.parent} for the weights of step {step}; {kept}: make "
+                "room, and the same command goes on"
+            ) from error
+        raise FlextuneError(
+            f"out of memory in step {step + 1} ({text.strip().splitlines()[0]}); {kept}: set "
+            "training.gradient_checkpointing=true to go on from there, or lower training.batch_size or "
+            "training.batch_tokens and raise training.accumulation, or lower training.max_length, to start anew"
+        ) from error

@@ -1,0 +1,40 @@
+"""Several processes of one training, as torchrun and `accelerate launch` start them: one leads, the others follow.
+
+The environment says which is which, so that nothing here needs torch before training does.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+
+def count() -> int:
+    """How many processes there are."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leads() -> bool:
+    """Whether this process is the one that writes files and talks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    if count() > 1:
+        _state().wait_for_everyone()
+
+
+def part() -> None:
+    """Let go of the other processes, once all have come here; without it one that ends first breaks their talk."""
+    if count() > 1:
+        _state().wait_for_everyone()
+        _state().destroy_process_group()
+
+
+def _state() -> Any:
+    """Accelerate's; the first call makes the processes known to each other, over gloo where there is no GPU."""
+    from accelerate import PartialState
+    from accelerate.utils import is_cuda_available
+
+    # the others wait for the first while it fetches and checks a model
+    return PartialState(cpu=not is_cuda_available(), timeout=timedelta(hours=3))

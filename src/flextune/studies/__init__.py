@@ -1,0 +1,1 @@
+"""Studies: several trainings from one recipe, each an ordinary run, and how they compare."""

@@ -1,0 +1,148 @@
+"""Run a study: every trial an ordinary run directory, then `study.json`, and the report on it.
+
+    <output>/trials/<arm>/learning_rate-0.001-seed-100/     a run
+    <output>/study.json                                     every trial, what was chosen, how the arms compare
+    <output>/report/                                        the page
+
+`run_study(load_recipe("recipes/small/optimizers.yaml", ["data=FOLDER"]), "runs/optimizers")`
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from flextune import pipeline
+from flextune.errors import DivergedError, FlextuneError, UsageError
+from flextune.files import Row, read_jsonl, write_json
+from flextune.progress import say
+from flextune.recipe import Recipe, change, dump_recipe
+from flextune.report.study import STUDY, setting_names, write_study_report
+from flextune.rundir import RunDirectory, version
+from flextune.scoring.seeds import NO_OUTCOME, compare_arms, outcome
+from flextune.studies.process import alone
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a study."""
+
+    arm: str
+    role: Literal["tune", "seed"]
+    """Whether it helps to choose settings, or is reported."""
+    settings: dict[str, Any]
+    """The values of the arm's tuned keys."""
+    recipe: Recipe
+    run: Path
+    """Its run directory, from that of the study."""
+
+
+def run_study(recipe: Recipe, output: str | Path) -> Path:
+    """Do all trainings of `recipe.study`, compare the arms, and write the report.
+
+    Each trial is an ordinary run, in a process of its own, so that its peak memory is its own. What is complete is not
+    done again: a study that was killed goes on, and seeds, values and arms can be added. Benchmarks, if the recipe has
+    any, are measured in each trial, the base model every time anew. In a script, call it under
+    `if __name__ == "__main__"`, as Python wants where processes are started.
+
+    Args:
+        recipe: A recipe with a `study`.
+        output: The folder of the study.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: The recipe has no study; a folder of a trial holds a run with another recipe, model or data.
+        FlextuneError: A trial failed; those before it are kept. One that diverges while settings are chosen is only
+            not chosen.
+    """
+    study = recipe.study
+    if study is None:
+        raise UsageError("the recipe has no `study`; pipeline.run does one without")
+    output = Path(output)
+    grids = {arm: study.grid(arm) for arm in study.compare}
+    total = sum(len(grid) for grid in grids.values()) + len(study.compare) * len(study.seeds)
+    done: list[dict[str, Any]] = []
+
+    def run(trial: Trial) -> list[Row]:
+        name = ", ".join([trial.arm, *setting_names(trial.settings), f"seed {trial.recipe.seed}"])
+        say(f"Trial {len(done) + 1} of {total}: {name}")
+        try:
+            alone(pipeline.run, trial.recipe, output / trial.run)
+        except DivergedError as error:
+            if trial.role == "seed":
+                raise
+            say(f"Trial {len(done) + 1} is not chosen: {error}")
+            done.append(_record(trial, NO_OUTCOME))
+            return []
+        metrics = RunDirectory(output / trial.run).metrics
+        rows = list(read_jsonl(metrics))
+        done.append(_record(trial, outcome(rows, str(metrics))))
+        return rows
+
+    chosen: dict[str, dict[str, Any]] = {}
+    for arm, grid in grids.items():
+        for values in grid:
+            run(_trial(recipe, arm, "tune", values, study.tune_seed))
+        tried = [record for record in done if record["arm"] == arm]
+        whole = [record for record in tried if record["validation_loss"] is not None]
+        if tried and not whole:
+            raise FlextuneError(f"study.tune.{arm}: the loss stopped being a number with every value; try smaller ones")
+        chosen[arm] = min(whole, key=lambda record: record["validation_loss"])["settings"] if whole else {}
+    found: dict[str, dict[int, list[Row]]] = {arm: {} for arm in grids}
+    for seed in study.seeds:  # arms in turn, so that a slow hour of the machine does not fall on one of them
+        for arm in grids:
+            found[arm][seed] = run(_trial(recipe, arm, "seed", chosen[arm], seed))
+    content = {
+        "flextune": version(),
+        "reference": study.reference,
+        "chosen": chosen,
+        "comparison": compare_arms(found),
+        "trials": done,
+        "recipe": yaml.safe_load(dump_recipe(recipe)),
+    }
+    write_json(output / STUDY, content)
+    write_study_report(output)
+    return output
+
+
+def _trial(recipe: Recipe, arm: str, role: Literal["tune", "seed"], values: Mapping[str, Any], seed: int) -> Trial:
+    """The training of an arm with values of its tuned keys and a seed."""
+    assert recipe.study is not None
+    keys = {**recipe.study.compare[arm], **values, "seed": seed, "study": None}
+    made = change(recipe, keys, f"study, {arm}")
+    settings = {key: _value(made, key) for key in values}
+    return Trial(arm, role, settings, made, Path("trials") / arm / _folder(settings, seed))
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """What a dotted key has come to: however it was written, one value has one name."""
+    content: Any = yaml.safe_load(dump_recipe(recipe))
+    for part in key.split("."):
+        content = content[part]
+    return content
+
+
+def _folder(settings: Mapping[str, Any], seed: int) -> str:
+    """The name of a trial's folder.
+
+    >>> _folder({"training.learning_rate": 0.001, "adapter.targets": ["q_proj", "v_proj"]}, 0)
+    'learning_rate-0.001-targets-q_proj_v_proj-seed-0'
+    """
+    return re.sub(r"[^\w.-]+", "_", "-".join([*setting_names(settings, "-"), f"seed-{seed}"]))
+
+
+def _record(trial: Trial, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The row of `study.json` on a trial."""
+    return {
+        "arm": trial.arm,
+        "role": trial.role,
+        "settings": trial.settings,
+        "seed": trial.recipe.seed,
+        **result,
+        "run": trial.run.as_posix(),
+    }

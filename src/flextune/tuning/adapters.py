@@ -1,0 +1,105 @@
+"""LoRA adapters: fresh ones from a recipe's settings, or another run's to go on with."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.models import find_adapter, with_adapter
+from flextune.tuning.settings import PRESETS, Adapter
+
+OWN = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets"}
+"""Fields of `LoraConfig` that have a key of their own."""
+SET = ("task_type", "inference_mode")
+"""Fields of `LoraConfig` that are what they have to be."""
+CHANGE_THE_BASE = ("pissa", "olora")
+"""Initialisations that take the factors out of the base weights; saved as what was learned since."""
+NEED_DATA = ("eva", "corda", "loftq", "lora_ga")
+"""Initialisations that need a pass over data, or another base model."""
+
+
+def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
+    """Put LoRA factors (float32 beside weights of 16 or 4 bits) beside the target modules; the base is frozen.
+
+    Raises:
+        UsageError: `adapter.peft` has a key that `peft.LoraConfig` has not, or one that has its own place.
+        FlextuneError: The model has none of the target modules, or the adapter to start from does not fit or needs
+            other weights than the model's.
+    """
+    if adapter.start is not None:
+        tuned = with_adapter(base, find_adapter(adapter.start), trainable=True)
+        if changes_the_base(tuned):
+            raise FlextuneError(
+                f"{adapter.start} has init_lora_weights = {tuned.peft_config['default'].init_lora_weights!r} and was "
+                "saved as factors of changed weights; convert it to plain LoRA first (see PEFT on PiSSA and OLoRA)"
+            )
+        return tuned
+    targets: Any = adapter.targets
+    if isinstance(targets, str):
+        targets = targets if targets == "all-linear" else list(PRESETS[targets])
+    further = _further(adapter)
+    try:
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=adapter.rank,
+            lora_alpha=adapter.alpha,
+            lora_dropout=adapter.dropout,
+            target_modules=targets,
+            **further,
+        )
+        return get_peft_model(base, config)
+    except (ValueError, TypeError) as error:
+        first = str(error).strip().splitlines()[0]
+        shown = f"adapter.targets = {adapter.targets!r}" + (f", adapter.peft = {further}" if further else "")
+        raise FlextuneError(f"{shown} does not fit this model: {first}") from None
+
+
+def save_adapter(model: Any, folder: Path, start: Path) -> None:
+    """Write a plain PEFT folder; one whose factors came out of the base weights as their difference since `start`."""
+    model.save_pretrained(
+        folder, path_initial_model_for_weight_conversion=str(start) if changes_the_base(model) else None
+    )
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Put the factors that a checkpoint holds into the model."""
+    set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+
+
+def changes_the_base(model: Any) -> bool:
+    """Whether the adapter's initialisation has changed the weights that it stands beside."""
+    return str(model.peft_config["default"].init_lora_weights).lower().startswith(CHANGE_THE_BASE)
+
+
+def gathered(model: Any) -> dict[str, Tensor]:
+    """What is trained of a model whose parameters are sharded (FSDP2), whole; every process has to call it."""
+    return {
+        name: (p.full_tensor() if isinstance(p, DTensor) else p).detach().cpu()
+        for name, p in model.named_parameters()
+        if p.requires_grad
+    }
+
+
+def _further(adapter: Adapter) -> dict[str, Any]:
+    names = {field.name for field in fields(LoraConfig)}
+    for key in adapter.peft:
+        if key in OWN:
+            raise UsageError(f"adapter.peft.{key}: write adapter.{OWN[key]} instead")
+        if key not in names or key in SET:
+            raise UsageError(
+                f"adapter.peft.{key} is not a field of peft.LoraConfig that can be set here; there are "
+                f"{', '.join(sorted(names - {*OWN, *SET}))}"
+            )
+    start = adapter.peft.get("init_lora_weights", True)
+    if str(start).lower().startswith(NEED_DATA):
+        raise UsageError(
+            f"adapter.peft.init_lora_weights = {start!r} needs a pass over data first; there are true, false, "
+            "gaussian, orthogonal, olora, pissa and pissa_niter_<n>"
+        )
+    return dict(adapter.peft)

@@ -1,0 +1,122 @@
+import pytest
+from made_study import Trainings, study_recipe
+from rich.console import Console
+
+from flextune import pipeline
+from flextune.cli import stages
+from flextune.errors import UsageError
+from flextune.files import read_json, write_json
+from flextune.report.study import judgement, read_study, summary, table, write_study_report
+from flextune.studies import compare
+
+HOSTILE = "</pre><script>alert(1)</script>$x"
+
+
+@pytest.fixture
+def make(monkeypatch, tmp_path):
+    monkeypatch.setattr(pipeline, "run", Trainings())
+    monkeypatch.setattr(compare, "alone", lambda function, *arguments: function(*arguments))
+
+    def make(**study):
+        return compare.run_study(study_recipe(**study), tmp_path / "study")
+
+    return make
+
+
+def printed(path):
+    console = Console(width=80, record=True)
+    console.print(summary(read_study(path)))
+    return console.export_text()
+
+
+def test_page_and_terminal_say_the_same(make):
+    path = make()
+    page, text = (path / "report/index.html").read_text(), printed(path)
+    for shown in (
+        "1.2300",
+        "0.8500",
+        "-0.3800",
+        "2 of 2 seeds",
+        "weight_decay = 0.1",
+        "learning_rate = 0.002",
+        "0.2147 to 1.4853",
+    ):
+        assert shown in page
+        assert shown in text
+    assert page.count('<a href="../trials/') == 6
+    assert "lower beyond the noise of seeds" in page
+    figure = (path / "report/figures/validation.svg").read_text()
+    assert figure.count(">plain<") == figure.count(">decayed<") == 1
+
+
+def test_the_figure_has_a_line_for_each_reported_seed(make, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **style: drawn.append((x, y, style["color"])))
+    path = make()
+    assert len(drawn) == 2 * 4
+    assert [x for x, *_ in drawn[:4]] == [[0, 5, 10, 15], [0, 5, 10, 15], [0, 5, 10, 15], [0, 10, 20, 30]]
+    assert len({colour for *_, colour in drawn}) == 2
+    assert drawn[0][1][1] == 3.0
+    assert path.exists()
+
+
+def test_one_seed_has_no_interval_and_says_so(make):
+    path = make(seeds=[0])
+    assert "one seed, no interval" in printed(path)
+    assert "noise cannot be told from effect" in (path / "report/index.html").read_text()
+    assert "over 1 seed<" in (path / "report/index.html").read_text()
+
+
+def test_what_was_never_reached_is_said(make):
+    path = make(compare={"plain": {"training.weight_decay": 0.1}, "worse": {}}, tune={})
+    cells = dict(table(read_study(path)))["steps to plain's final loss"]
+    assert cells == [("15", "all the same", "2 of 2 seeds"), ("never", "0 of 2 seeds")]
+    assert "higher beyond the noise" in (path / "report/index.html").read_text()
+
+
+def test_an_interval_with_zero_is_no_difference():
+    assert judgement({"value": -0.1, "low": -0.3, "high": 0.1}) == "no difference beyond the noise of seeds"
+
+
+def test_nothing_from_the_files_is_run(make):
+    path = make()
+    content = read_json(path / "study.json")
+    content["reference"] = content["comparison"][0]["arm"] = HOSTILE
+    content["chosen"][HOSTILE] = content["recipe"]["study"]["compare"][HOSTILE] = {"training.template": HOSTILE}
+    content["recipe"]["model"] = HOSTILE
+    for trial in content["trials"]:
+        trial["arm"] = HOSTILE if trial["arm"] == "plain" else trial["arm"]
+        trial["settings"] = {HOSTILE: HOSTILE}
+    write_json(path / "study.json", content)
+    page = write_study_report(path).read_text()
+    assert "<script>" not in page
+    assert page.count("&lt;script&gt;") > 10
+
+
+def test_a_folder_without_a_study(tmp_path):
+    with pytest.raises(UsageError, match="holds no finished study"):
+        read_study(tmp_path)
+
+
+def test_a_choice_at_the_edge_of_what_was_tried_is_said(make):
+    path = make()  # 0.002 is the greater of the two
+    sentence = "decayed: training.learning_rate = 0.002 is the greatest that was tried; the best may lie beyond"
+    assert sentence in (path / "report/index.html").read_text()
+    assert sentence in printed(path).replace("\n", " ")
+
+
+def test_a_choice_in_the_middle_is_not(make):
+    path = make(tune={"decayed": {"training.learning_rate": [0.001, 0.002, 0.003]}})
+    assert "may lie beyond" not in (path / "report/index.html").read_text()
+
+
+def test_the_verb_report_writes_it_anew(make):
+    path = make()
+    page = path / "report/index.html"
+    page.unlink()
+    stages.report(str(path))
+    assert page.exists()
+    with pytest.raises(UsageError, match="--output: the page of a study links to its trials"):
+        stages.report(str(path), output="elsewhere")

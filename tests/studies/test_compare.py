@@ -1,0 +1,143 @@
+"""A study with trainings made by hand: what is run, what is chosen, what is written."""
+
+from dataclasses import replace
+
+import pytest
+from made_study import STUDY, Trainings, study_recipe
+
+from flextune import Evaluation, pipeline
+from flextune.cli import experiment
+from flextune.errors import DivergedError, FlextuneError, UsageError
+from flextune.files import read_json
+from flextune.progress import out
+from flextune.recipe import dump_recipe
+from flextune.studies import compare
+from flextune.studies.compare import run_study
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    stand_in = Trainings()
+    monkeypatch.setattr(pipeline, "run", stand_in)
+    monkeypatch.setattr(compare, "alone", lambda function, *arguments: function(*arguments))
+    return stand_in
+
+
+def test_a_study_from_trials_to_page(trainings, tmp_path):
+    run_study(study_recipe(), tmp_path)
+    content = read_json(tmp_path / "study.json")
+    assert content["chosen"] == {"plain": {}, "decayed": {"training.learning_rate": 0.002}}
+    assert [(trial["run"], trial["role"]) for trial in content["trials"]] == [
+        ("trials/decayed/learning_rate-0.001-seed-7", "tune"),
+        ("trials/decayed/learning_rate-0.002-seed-7", "tune"),
+        ("trials/plain/seed-0", "seed"),
+        ("trials/decayed/learning_rate-0.002-seed-0", "seed"),
+        ("trials/plain/seed-1", "seed"),
+        ("trials/decayed/learning_rate-0.002-seed-1", "seed"),
+    ]
+    decayed = content["comparison"][1]
+    assert decayed["difference"]["value"] == pytest.approx(-0.38)  # decay 0.2, learning rate 0.18
+    assert decayed["seeds"] == [0, 1]
+    assert content["trials"][3] | {"validation_loss": 0} == {
+        "arm": "decayed",
+        "role": "seed",
+        "settings": {"training.learning_rate": 0.002},
+        "seed": 0,
+        "validation_loss": 0,
+        "best_validation_loss": pytest.approx(0.8),
+        "perplexity": pytest.approx(2**0.8),
+        "steps": 15,
+        "seconds": 30.0,
+        "peak_memory_mb": 115,
+        "run": "trials/decayed/learning_rate-0.002-seed-0",
+    }
+    assert "decayed against plain" in (tmp_path / "report/index.html").read_text()
+
+
+def test_the_command_runs_a_study_and_says_where_things_are(trainings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(out, "width", 200)
+    path = tmp_path / "small.yaml"
+    path.write_text(dump_recipe(study_recipe(seeds=[0])))
+    experiment.run(str(path), output=str(tmp_path / "done"))
+    printed = capsys.readouterr().out
+    assert "decayed against plain: validation loss -0.3800" in printed
+    for place in ("trials", "study.json", "report/index.html"):
+        assert f": {tmp_path / 'done' / place}\n" in printed
+        assert (tmp_path / "done" / place).exists()
+
+
+def test_without_benchmarks_a_run_needs_no_sandbox(tmp_path, monkeypatch):
+    def no_sandbox(*_):
+        raise FlextuneError("no sandbox here")
+
+    monkeypatch.setattr(pipeline, "prepare", no_sandbox)
+    monkeypatch.setattr(pipeline, "_train", lambda *_: None)
+    model, output = tmp_path / "model", tmp_path / "run"
+    model.mkdir()
+    (model / "config.json").touch()
+    (model / "model.safetensors").touch()
+    recipe = replace(study_recipe(), model=str(model), study=None)
+    run = pipeline.run(recipe, output)
+    assert (run.path / "report/index.html").exists()
+    assert not run.comparison.exists()
+    assert not (run.path / "evaluation").exists()
+    with pytest.raises(FlextuneError, match="no sandbox here"):
+        pipeline.run(replace(recipe, evaluation=Evaluation(benchmarks=["basics-python"])), output)
+
+
+def test_what_is_added_later_runs_alone(trainings, tmp_path):
+    run_study(study_recipe(), tmp_path)
+    before = len(trainings.trained)
+    more = {"seeds": [0, 1, 2], "compare": {**STUDY["compare"], "long": {"training.epochs": 9}}}
+    run_study(study_recipe(**more), tmp_path)
+    added = [str(path.relative_to(tmp_path / "trials")) for path in trainings.trained[before:]]
+    assert added == ["long/seed-0", "long/seed-1", "plain/seed-2", "decayed/learning_rate-0.002-seed-2", "long/seed-2"]
+
+
+def test_another_study_is_refused_by_what_differs(trainings, tmp_path):
+    run_study(study_recipe(), tmp_path)
+    other = {"compare": {"plain": {}, "decayed": {"training.weight_decay": 0.3}}}
+    with pytest.raises(UsageError, match=r"training.weight_decay is 0.1 there, 0.3 here"):
+        run_study(study_recipe(**other), tmp_path)
+    with pytest.raises(UsageError, match="no `study`"):
+        run_study(replace(study_recipe(), study=None), tmp_path)
+
+
+def test_one_run_does_no_study(tmp_path):
+    for function in (pipeline.train_only, pipeline.run):
+        with pytest.raises(UsageError, match="use `flextune run`"):
+            function(study_recipe(), tmp_path)
+
+
+def test_a_value_with_which_training_diverges_is_not_chosen(trainings, tmp_path, monkeypatch):
+    def train(recipe, output):
+        if recipe.training.learning_rate == 0.002:
+            raise DivergedError("the training loss is nan at step 3")
+        return trainings(recipe, output)
+
+    monkeypatch.setattr(pipeline, "run", train)
+    run_study(study_recipe(), tmp_path)
+    content = read_json(tmp_path / "study.json")
+    assert content["chosen"]["decayed"] == {"training.learning_rate": 0.001}
+    assert content["trials"][1]["validation_loss"] is None
+    assert "the loss stopped being a number" in (tmp_path / "report/index.html").read_text()
+
+
+def test_without_a_value_that_works_the_study_says_so(trainings, tmp_path, monkeypatch):
+    def diverge(recipe, output):
+        raise DivergedError("the training loss is nan at step 3")
+
+    monkeypatch.setattr(pipeline, "run", diverge)
+    with pytest.raises(FlextuneError, match=r"study.tune.decayed: the loss stopped being a number with every value"):
+        run_study(study_recipe(), tmp_path)
+
+
+def test_a_training_to_be_reported_must_not_diverge(trainings, tmp_path, monkeypatch):
+    def train(recipe, output):
+        if recipe.seed == 1:
+            raise DivergedError("the training loss is nan at step 3")
+        return trainings(recipe, output)
+
+    monkeypatch.setattr(pipeline, "run", train)
+    with pytest.raises(DivergedError, match="nan at step 3"):
+        run_study(study_recipe(), tmp_path)

@@ -1,0 +1,53 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from flextune.errors import FlextuneError
+from flextune.studies.process import alone
+
+
+def test_a_trial_has_a_process_of_its_own():
+    assert alone(os.getpid) != os.getpid()
+    with pytest.raises(ValueError, match="invalid literal"):
+        alone(int, "x")
+    with pytest.raises(FlextuneError, match="was killed"):
+        alone(os._exit, 9)
+
+
+def test_a_killed_study_takes_its_trial_along(tmp_path):
+    told = tmp_path / "pid"
+    code = f"""
+import os, time
+from pathlib import Path
+from flextune.studies.process import alone
+def trial():
+    Path({str(told)!r}).write_text(str(os.getpid()))
+    time.sleep(60)
+if __name__ == "__main__":
+    alone(trial)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    process = subprocess.Popen([sys.executable, script])
+    deadline = time.monotonic() + 20
+    while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    trial = int(told.read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    while alive(trial) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not alive(trial)
+
+
+def alive(pid):
+    """Whether a process runs; one that has ended and that nobody waits for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

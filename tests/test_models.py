@@ -1,0 +1,65 @@
+import importlib.util
+
+import pytest
+import torch
+import transformers
+
+from flextune.errors import FlextuneError
+from flextune.models import ModelSource, load_model
+
+
+def test_four_bits_need_their_library(tiny_model, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(FlextuneError, match=r"quantization = 'nf4' needs bitsandbytes: run `pip install 'flextune"):
+        load_model(ModelSource(tiny_model, {}, quantization="nf4"))
+
+
+def test_four_bits_are_those_of_qlora(tiny_model, monkeypatch):
+    asked = {}
+
+    def load(path, **options):
+        asked.update(options)
+        raise OSError("enough")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    with pytest.raises(FlextuneError, match="enough"):
+        load_model(ModelSource(tiny_model, {}, quantization="nf4"), "float16")
+    config = asked["quantization_config"]
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.float16
+
+
+def test_several_adapters_are_added_one_after_the_other(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    folders = []
+    for number in range(2):
+        torch.manual_seed(number)
+        base, _ = load_model(ModelSource(tiny_model, {}), "float32")
+        config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
+        get_peft_model(base, config).save_pretrained(tmp_path / str(number))
+        folders.append(tmp_path / str(number))
+
+    def weight(*adapters):
+        model, _ = load_model(ModelSource(tiny_model, {}, adapters=adapters), "float32")
+        return model.model.layers[0].mlp.up_proj.weight
+
+    first, second = (weight(folder) - weight() for folder in folders)
+    torch.testing.assert_close(weight(*folders), weight() + first + second)
+    assert first.abs().max() > 1e-4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
+def test_an_adapter_learns_beside_four_bits(tiny_model):
+    from flextune.tuning.adapters import add_adapter
+    from flextune.tuning.settings import Adapter
+
+    base, tokenizer = load_model(ModelSource(tiny_model, {}, quantization="nf4"), "float32")
+    model = add_adapter(base, Adapter(rank=2))
+    assert {p.dtype for name, p in model.named_parameters() if "lora" in name} == {torch.float32}
+    assert base.model.layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
+    ids = tokenizer("def add(a, b):", return_tensors="pt")["input_ids"]
+    model(input_ids=ids, labels=ids).loss.backward()
+    gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
