@@ -50,16 +50,17 @@ def test_several_adapters_are_added_one_after_the_other(tiny_model, tmp_path):
     assert first.abs().max() > 1e-4
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="no bitsandbytes")
+@pytest.mark.gpu
 def test_an_adapter_learns_beside_four_bits(tiny_model):
     from flextune.tuning.adapters import add_adapter
     from flextune.tuning.settings import Adapter
 
+    pytest.importorskip("bitsandbytes")
     base, tokenizer = load_model(ModelSource(tiny_model, {}, quantization="nf4"), "float32")
     model = add_adapter(base, Adapter(rank=2))
     assert {p.dtype for name, p in model.named_parameters() if "lora" in name} == {torch.float32}
     assert base.model.layers[0].mlp.up_proj.base_layer.weight.dtype == torch.uint8
-    ids = tokenizer("def add(a, b):", return_tensors="pt")["input_ids"]
+    ids = tokenizer("def add(a, b):", return_tensors="pt")["input_ids"].cuda()
     model(input_ids=ids, labels=ids).loss.backward()
     gradients = [p.grad for name, p in model.named_parameters() if "lora_B" in name]
     assert all(gradient.abs().max() > 0 for gradient in gradients)

@@ -224,6 +224,12 @@ def test_factors_are_float32_beside_weights_of_16_bits(tiny_model, dtype):
     assert {p.dtype for name, p in model.named_parameters() if "lora" not in name} == {dtype}
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU trains them")
+def test_four_bits_do_not_train_on_a_processor(tiny_model, tmp_path):
+    with pytest.raises(UsageError, match="quantization = 'nf4': 4-bit weights train on a GPU only"):
+        train(tiny_model, tmp_path, source=ModelSource(tiny_model, {}, quantization="nf4"))
+
+
 def test_full_memory_names_the_step_and_what_to_change(tiny_model, tmp_path, monkeypatch):
     calls = []
 

@@ -64,6 +64,11 @@ def train(
         if processes.leads():
             shutil.rmtree(run.checkpoints, ignore_errors=True)  # killed before that was done
         return
+    if source.quantization and not torch.cuda.is_available():
+        raise UsageError(
+            f"quantization = {source.quantization!r}: 4-bit weights train on a GPU only; on a processor bitsandbytes "
+            "packs them for inference when they are first used, and gives wrong gradients from then on"
+        )
     set_seed(seed)
     base, tokenizer = load_model(source, dtype)
     model = add_adapter(base, adapter)
