@@ -87,7 +87,7 @@ def test_every_stage_writes_its_files(undisturbed):
     assert len(read_json(run.comparison)) == 4
     record = read_json(run.provenance)
     assert set(record["inputs"]) == {
-        *("model", "benchmark basics-python", "benchmark basics-java", "training set basics")
+        *("model", "benchmark basics-python", "benchmark basics-java", "training set basics", "training processes")
     }
     assert {"python", "torch", "toolchain java"} <= set(record["starts"][0]["versions"])
     assert not list(output.rglob("*partial*"))

@@ -108,7 +108,7 @@ def test_a_program_that_kills_itself_is_not_slow():
 
 def test_a_fork_bomb_is_held_and_gone():
     found = verdict("python", "    import os\n    while True:\n        os.fork()")
-    assert found.verdict in ("runtime_error", "timeout")
+    assert found.verdict in ("runtime_error", "timeout", "memory_limit")  # by which wall, the machine decides
     assert verdict("python", CASES["passed"]["python"]).verdict == "passed"
 
 

@@ -123,7 +123,7 @@ def test_completions_end_before_the_stop_string(tmp_path):
 
 def test_an_adapter_that_is_none_and_one_for_another_model(tiny_model, tmp_path):
     source = find_model(str(tiny_model))
-    with pytest.raises(FlextuneError, match="not a PEFT adapter"):
+    with pytest.raises(FlextuneError, match="is neither a PEFT adapter nor a run"):
         TransformersBackend(source, adapter=tmp_path)
 
 
