@@ -238,11 +238,12 @@ def test_in_a_plain_trainer(tiny_model, tmp_path, accumulation):
 
 
 def test_it_is_made_of_the_last_batch_of_a_step(tiny_model, tmp_path, monkeypatch):
-    seen, used = [], []
+    seen, used, seeds = [], [], set()
     refresh = curvature.refresh_curvature
 
     def spying(optimizer, model, batch, **options):
         used.append(batch["input_ids"])
+        seeds.add(options["seed"])
         return refresh(optimizer, model, batch, **options)
 
     monkeypatch.setattr(curvature, "refresh_curvature", spying)
@@ -251,7 +252,7 @@ def test_it_is_made_of_the_last_batch_of_a_step(tiny_model, tmp_path, monkeypatc
         lambda module, args, kwargs: seen.append(kwargs["input_ids"]) if "labels" in kwargs else None, with_kwargs=True
     )
     trainer.train()
-    assert len(used) == 6
+    assert len(used) == len(seeds) == 6  # each draws labels of its own
     assert all(torch.equal(batch, seen[2 * step + 1]) for step, batch in zip((0, 1, 2, 4, 8, 10), used, strict=True))
 
 
@@ -272,6 +273,12 @@ def test_float16_gives_what_float32_gives(tiny_model, kind):
             found, counted = of_all(model, batch, estimator="empirical_fisher")
     assert counted == labels
     assert ((found - exact).norm() / exact.norm()) < 0.02
+
+
+def test_a_gradient_too_small_for_float16_arrives():
+    p = nn.Parameter(torch.ones(1))
+    (found,) = curvature._gradients(p.half().float().sum() * 1e-9, [p], 1)
+    assert found.item() == pytest.approx(1e-9, rel=0.02)
 
 
 def test_a_gradient_that_overflows_is_not_taken(tiny_model):
