@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerState, TrainingArguments
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import read_jsonl, sha256, write_jsonl
+from flextune.files import read_json, read_jsonl, sha256, write_jsonl
 from flextune.models import ModelSource, load_model, with_adapter
 from flextune.rundir import RunDirectory
 from flextune.tasks import load_training_set
@@ -83,6 +83,12 @@ def test_the_best_adapter_is_kept(tiny_model, tmp_path):
     losses = {row["step"]: row["validation_loss"] for row in rows[1:] if "validation_loss" in row}
     assert min(losses, key=losses.get) < max(losses)  # it became worse
     assert validation_loss(tiny_model, run.adapter) == pytest.approx(min(losses.values()), rel=1e-5)
+
+
+def test_validation_sees_no_dropout(tiny_model, tmp_path):
+    rows, run = train(tiny_model, tmp_path, adapter=Adapter(rank=2, dropout=0.5), learning_rate=0.1)
+    best = min(row["validation_loss"] for row in rows[1:] if "validation_loss" in row)
+    assert validation_loss(tiny_model, run.adapter) == pytest.approx(best, rel=1e-5)
 
 
 def test_patience_ends_the_training(tiny_model, tmp_path):
@@ -213,6 +219,9 @@ def test_the_saved_adapter_is_what_was_trained(tiny_model, tmp_path, peft):
     best = min(row["validation_loss"] for row in rows[1:] if "validation_loss" in row)
     assert best < rows[0]["validation_loss"] - 0.01
     assert validation_loss(tiny_model, run.adapter) == pytest.approx(best, rel=1e-4)
+    config = read_json(run.adapter / "adapter_config.json")
+    assert config["init_lora_weights"] in (True, "gaussian")  # nothing that would change the weights when it is loaded
+    assert config["r"] == (4 if peft.get("init_lora_weights") in ("pissa", "OLoRA") else 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
