@@ -11,9 +11,9 @@ import pytest
 
 from flextune import Recipe, Training, UsageError, run
 from flextune.files import read_json, read_jsonl, sha256
-from flextune.pipeline import _begin, _find, _hold_out, _training_sets, _without_overlaps
+from flextune.pipeline import _begin, _find, _training_sets
 from flextune.rundir import RunDirectory
-from flextune.tasks import Example, TrainingSet, load_benchmark
+from flextune.tasks import load_benchmark
 
 RECIPE = """
 model: {model}
@@ -191,23 +191,6 @@ def test_problems_are_not_learned_and_then_measured(tiny_model, data, tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-def test_examples_held_out_are_whole_problems_and_always_the_same():
-    def examples(solutions):
-        return [Example(f"APPS/{n}/{k}", "p", "c", upstream=f"apps/{n}") for n in range(10) for k in range(solutions)]
-
-    def hold_out(count):
-        return _hold_out(TrainingSet("apps", examples(3), {}), TrainingSet("apps", examples(2), {"seed": 0}), count)
-
-    learn, held = hold_out(5)
-    assert len(held.examples) == 4  # of two problems, as they are drawn with seed 0
-    assert len(learn.examples) == 24
-    assert not {e.upstream for e in learn.examples} & {e.upstream for e in held.examples}
-    assert held.provenance == {"seed": 0, "held out": 4}
-    assert hold_out(5)[1] == held
-    with pytest.raises(UsageError, match=r"training\.validation = 30: apps has 30 examples"):
-        hold_out(30)
-
-
 def test_a_validation_set_by_name_is_checked_for_overlaps_too(data):
     recipe = Recipe(
         model="m",
@@ -224,15 +207,6 @@ def test_several_processes_only_train(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"several processes can only train: start them with `-m flextune train`"):
         run(Recipe(model="m", training=Training()), tmp_path / "run")
-
-
-def test_a_problem_of_a_benchmark_goes_with_all_its_solutions(data):
-    (benchmark,) = [load_benchmark("mbpp-java", data)]
-    shared = benchmark.problems[0]
-    solutions = [Example(f"{n}/{k}", "p", f"c{k}", upstream=n) for n in (shared.upstream, "other") for k in range(2)]
-    kept = _without_overlaps(TrainingSet("mine", solutions, {}), [benchmark], "drop")
-    assert [example.id for example in kept.examples] == ["other/0", "other/1"]
-    assert kept.provenance == {"dropped": 2}
 
 
 def test_what_was_merged_below_an_adapter_belongs_to_it(tiny_model, tmp_path):

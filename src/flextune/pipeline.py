@@ -4,8 +4,6 @@ Every stage writes its files under their final names only when they are whole, s
 and called again: what is whole is skipped, what is half done goes on.
 """
 
-import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from flextune import processes
-from flextune.errors import FlextuneError, UsageError
+from flextune.errors import UsageError
 from flextune.execution.engine import prepare
 from flextune.execution.languages import LANGUAGES
 from flextune.execution.program import Program
@@ -32,8 +30,8 @@ from flextune.rundir import Measurement, RunDirectory, folder_name, versions
 from flextune.scoring.compare import compare
 from flextune.scoring.score import score
 from flextune.section import parse
-from flextune.tasks import Benchmark, Example, Problem, TrainingSet, load_benchmark, load_training_set
-from flextune.tasks.overlap import find_overlaps
+from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
+from flextune.tasks.split import hold_out, without_overlaps
 
 if TYPE_CHECKING:
     from flextune.generation.generate import Backend
@@ -185,70 +183,14 @@ def _training_sets(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> tuple[Tra
         found = load_training_set(
             training.dataset, recipe.data, training.template, training.limit, training.solutions, seed
         )
-        return _without_overlaps(found, benchmarks, training.overlap)
+        return without_overlaps(found, benchmarks, training.overlap)
 
     if isinstance(training.validation, int):
-        return _hold_out(load(recipe.seed), load(0), training.validation)
+        return hold_out(load(recipe.seed), load(0), training.validation)
     if training.validation is None:
         return load(recipe.seed), None
     held_out = load_training_set(training.validation, recipe.data)
-    return load(recipe.seed), _without_overlaps(held_out, benchmarks, training.overlap)
-
-
-def _hold_out(learn: TrainingSet, fixed: TrainingSet, count: int) -> tuple[TrainingSet, TrainingSet]:
-    """Divide a training set; solutions of one problem stay together, so that the last may bring a few more than asked.
-
-    What is held out comes from `fixed`, the same set drawn with seed 0: it is the same whatever the recipe's seed, so
-    that runs can be compared.
-    """
-    if count >= len(learn.examples):
-        raise UsageError(
-            f"training.validation = {count}: {learn.name} has {len(learn.examples)} examples; hold out fewer"
-        )
-    problems: dict[str, int] = Counter(map(_problem, learn.examples))
-    held: set[str] = set()
-    for problem in random.Random(0).sample(list(problems), len(problems)):
-        if sum(problems[name] for name in held) < count:
-            held.add(problem)
-    rest = [example for example in learn.examples if _problem(example) not in held]
-    if not rest:
-        raise UsageError(f"training.validation = {count}: nothing of {learn.name} is left to learn; hold out fewer")
-    away = [example for example in fixed.examples if _problem(example) in held]
-    about = {"held out": len(away)}
-    return (
-        replace(learn, examples=rest, provenance=learn.provenance | about),
-        replace(fixed, examples=away, provenance=fixed.provenance | about),
-    )
-
-
-def _without_overlaps(found: TrainingSet, benchmarks: Sequence[Benchmark], overlap: str) -> TrainingSet:
-    """The examples that are no problems of a benchmark measured here; refuses if it is to."""
-    if overlap == "keep":
-        return found
-    shared: set[str] = set()
-    for benchmark in benchmarks:
-        same = [o for o in find_overlaps(found.examples, benchmark.problems) if o.certain]
-        if same and overlap == "refuse":
-            raise UsageError(
-                f"{len(same)} examples of {found.name} are problems of {benchmark.name}, such as "
-                f"{same[0].example} and {same[0].problem} (same {same[0].kind}): leave them out with "
-                "training.overlap=drop, or train on them knowingly with training.overlap=keep "
-                f"(all of them: flextune data overlap {found.name} {benchmark.name})"
-            )
-        shared |= {one.example for one in same}
-    problems = {_problem(example) for example in found.examples if example.id in shared}
-    kept = [example for example in found.examples if _problem(example) not in problems]
-    dropped = len(found.examples) - len(kept)
-    if dropped:
-        say(f"{dropped} examples of {found.name} left out: they are problems of a benchmark measured here")
-    if not kept:
-        raise FlextuneError(f"every example of {found.name} is a problem of a benchmark measured here")
-    return replace(found, examples=kept, provenance={**found.provenance, "dropped": dropped})
-
-
-def _problem(example: Example) -> str:
-    """What several solutions have in common."""
-    return example.upstream or example.id
+    return load(recipe.seed), without_overlaps(held_out, benchmarks, training.overlap)
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,6 @@ class Metrics(TrainerCallback):
             self.patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self.patience
         )
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The trainer keeps the best checkpoint; a run that was moved has it in another place."""
-        if self.best is not None:
-            state.best_metric = self.best["validation_loss"]
-            state.best_global_step = self.best["step"]
-            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.best['step']}")
-
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The clock runs from here to the log of the step, when the device is done with it."""
         self.started = time.monotonic()
