@@ -1,5 +1,6 @@
 """Fixtures: a model small enough to train in a second, excerpts of the data sets, and the whole data where it is."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -21,6 +22,28 @@ def pytest_collection_modifyitems(items):
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def session_cache(tmp_path_factory):
+    """What fixtures of a module or a session keep, kept away from the user's own cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEXTUNE_CACHE", str(folder))
+        yield folder
+
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(session_cache):
+    """A cache for each test, so that none takes completions that another has written."""
+    # of its own, so that a test's `monkeypatch.undo()` leaves it
+    with pytest.MonkeyPatch.context() as patch:
+        folder = session_cache / f"test-{next(NUMBERS)}"
+        patch.setenv("FLEXTUNE_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture

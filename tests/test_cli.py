@@ -162,6 +162,59 @@ def test_completions_made_otherwise_are_not_taken(call, tiny_model, tmp_path):
     assert (code, "is neither a PEFT adapter nor a run" in err) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", 0.5], "temperature has no effect with kind: greedy; set kind: sampling or beam-sampling"),
+        (["--beams", 4], "beams has no effect with kind: greedy; set kind: beam or beam-sampling"),
+        (["--decoding", "beam"], "beams is missing: kind: beam needs it, such as beams: 4"),
+        (["--samples", 3], "samples: greedy gives one completion of a problem; set kind: sampling"),
+        (["--decoding", "sampling", "--self-tests", 5], "self_tests has no effect on one sample"),
+        (["--server", "http://localhost:1/v1"], "with backend: transformers: a server's address goes with backend"),
+        (["--backend", "openai"], "server = None with backend: openai"),
+        (["--batch-size", 0], "generation: batch_size = 0: expected greater than or equal to 1"),
+        (["--merged"], "--merged needs --adapter"),
+    ],
+    ids=str,
+)
+def test_decodings_and_settings_that_go_against_each_other(call, tiny_model, tmp_path, arguments, message):
+    output = tmp_path / "out"
+    code, _, err = call(
+        "generate", "--model", tiny_model, "--benchmark", "basics-python", "--output", output, *arguments
+    )
+    assert (code, message in err) == (2, True), err
+    assert not output.exists()
+
+
+def test_every_option_of_generate_arrives(call, tiny_model, tmp_path):
+    from flextune.files import read_json
+
+    options = ["--decoding", "beam-sampling", "--temperature", 0.5, "--top-p", 0.9, "--top-k", 5, "--beams", 2]
+    options += ["--length-penalty", 0.5, "--max-new-tokens", 3, "--batch-size", 6, "--chain-of-thought"]
+    options += ["--strip-prompt", "--workers", 1, "--dtype", "float32", "--seed", 7, "--limit", 1]
+    code, _, err = call(
+        "generate", "--model", tiny_model, "--benchmark", "basics-python", "--output", tmp_path, *options
+    )
+    assert code == 0, err
+    about = read_json(tmp_path / "generation.json")
+    expected = {"kind": "beam-sampling", "temperature": 0.5, "top_p": 0.9, "top_k": 5, "beams": 2}
+    assert {k: v for k, v in about["decoding"].items() if v is not None} == {
+        **expected,
+        "length_penalty": 0.5,
+        "samples": 1,
+    }
+    assert {k: v for k, v in about["generation"].items() if v} == {
+        "max_new_tokens": 3,
+        "batch_size": 6,
+        "backend": "transformers",
+        "chain_of_thought": True,
+        "strip_prompt": True,
+    }
+    assert (about["dtype"], about["seed"]) == ("float32", 7)
+    (row,) = map(json.loads, (tmp_path / "completions.jsonl").read_text().splitlines())
+    assert row["completion"].startswith("\n    # Plan, step by step:\n    # 1.")
+
+
 def test_a_folder_that_cannot_be_written(call, recipe, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = call("run", recipe, "--output", tmp_path / "file" / "run")

@@ -76,7 +76,7 @@ def test_every_stage_writes_its_files(undisturbed):
         for variant in ("base", "unmerged", "merged"):
             measurement = run.measurement(benchmark, variant, "greedy")
             assert set(next(iter(read_jsonl(measurement.completions)))) == {
-                *("task_id", "sample", "completion", "finish_reason", "tokens")
+                *("task_id", "sample", "completion", "raw", "finish_reason", "tokens")
             }
             scores = read_json(measurement.scores)
             assert (scores["problems"], scores["samples"]) == (4, 4)

@@ -67,6 +67,20 @@ def test_the_recipe_on_the_page_on_training_is_one():
     assert parse_recipe(yaml.safe_load(recipe), "training.md").training.optimizer == "sophia"
 
 
+def test_the_python_of_the_page_on_generation_runs(tiny_model, capsys):
+    (code,) = page("generation.md")
+    exec(code.replace('"smollm2-135m"', repr(str(tiny_model))), {})
+    assert capsys.readouterr().out == "[12, 12]\n"
+
+
+def test_the_recipe_on_the_page_on_generation_names_the_decodings_that_the_page_names():
+    text = (Path(__file__).parent.parent / "docs" / "generation.md").read_text()
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    decodings = parse_recipe(yaml.safe_load(recipe), "generation.md").evaluation.decodings
+    assert len(decodings) == 1 + 5 + 4 + 6
+    assert {"greedy", "temperature-0.2", "beam-4"} <= set(decodings)
+
+
 @pytest.mark.slow
 def test_the_python_runs(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

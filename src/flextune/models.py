@@ -175,12 +175,13 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     return ModelSource(path, {"hub": name, "revision": path.name})
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where flextune keeps what can be made again: FLEXTUNE_CACHE, or the user's cache folder."""
     return Path(os.environ.get("FLEXTUNE_CACHE") or platformdirs.user_cache_dir("flextune"))
 
 
 def _embedded() -> ModelSource:
-    folder = _cache() / EMBEDDED
+    folder = cache_folder() / EMBEDDED
     if not (folder / "config.json").exists():
         _convert_embedded(folder)
     return ModelSource(

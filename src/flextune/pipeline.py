@@ -4,12 +4,11 @@ Every stage writes its files under their final names only when they are whole, s
 and called again: what is whole is skipped, what is half done goes on.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -18,23 +17,25 @@ from flextune.errors import UsageError
 from flextune.execution.engine import prepare
 from flextune.execution.languages import LANGUAGES
 from flextune.execution.program import Program
+from flextune.execution.settings import Execution
 from flextune.execution.stage import judge_completions
 from flextune.execution.toolchain import find_tool, tool_version
 from flextune.files import claim, sha256, write_json, write_jsonl
+from flextune.generation.engine import Engine
+from flextune.generation.generate import generate
+from flextune.generation.prompts import Question
 from flextune.generation.settings import Decoding, Generation
 from flextune.models import ModelSource, find_adapter, find_model
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
 from flextune.report.page import write_report
+from flextune.reranking import ask_for_tests, choose, cross
 from flextune.rundir import Measurement, RunDirectory, folder_name, versions
 from flextune.scoring.compare import compare
 from flextune.scoring.score import score
 from flextune.section import parse
 from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
 from flextune.tasks.split import hold_out, without_overlaps
-
-if TYPE_CHECKING:
-    from flextune.generation.generate import Backend
 
 
 def run(recipe: Recipe, output: str | Path) -> RunDirectory:
@@ -52,12 +53,16 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
     directory = RunDirectory(output)
     with directory.lock():
         plan = _begin(recipe, directory, measure=bool(recipe.evaluation.benchmarks))
+        engine = Engine(plan.source, recipe.generation, recipe.dtype)
         if "base" in recipe.variants:
-            _measure(recipe, directory, plan, "base")
-        _train(recipe, directory, plan)
+            _measure(recipe, directory, plan, engine, "base")
+        if recipe.training and not directory.adapter.exists():
+            engine.release()  # training needs the memory
+            _train(recipe, directory, plan)
         for variant in recipe.variants:
             if variant != "base":
-                _measure(recipe, directory, plan, variant)
+                _measure(recipe, directory, plan, engine, variant)
+        engine.release()
         _compare_all(recipe, directory)
         write_report(directory.path)
     return directory
@@ -139,38 +144,50 @@ def generate_only(
     seed: int = 0,
 ) -> Path:
     """Write the completions of one benchmark into a folder, with the snapshot of its problems."""
-    from flextune.generation.generate import generate
-
     if merged and adapter is None:
         raise UsageError("--merged needs --adapter")
     chosen, settings = parse(Decoding, decoding, "decoding"), parse(Generation, generation, "generation")
     asked = load_benchmark(benchmark, data, limit)
-    source = find_model(model)
+    source = _model(model, settings)
     tuned = find_adapter(adapter) if adapter else None
+    source = replace(source, adapters=_merged_below(tuned)) if tuned else source
     measurement = Measurement(Path(output))
     about = {
         "model": source.provenance,
+        "adapters below": [sha256(folder) for folder in source.adapters],
         "adapter": sha256(tuned) if tuned else None,
         "merged": merged,
         "dtype": dtype,
         "benchmark": {"name": benchmark, **asked.provenance},
         "decoding": asdict(chosen),
-        "generation": asdict(settings),
+        "generation": {key: value for key, value in asdict(settings).items() if key != "workers"},
         "seed": seed,
     }
+    if chosen.self_tests:
+        prepare([_unwritten(problem) for problem in ask_for_tests(asked.problems)], Execution())
+    engine = Engine(source, settings, dtype)
     with RunDirectory(output).lock():
         claim(measurement.generation, about)
         write_jsonl(measurement.path / "problems.jsonl", (problem.snapshot() for problem in asked.problems))
-        generate(
-            _backend(source, tuned, merged, dtype),
+        _write(
+            engine,
             asked.problems,
-            measurement.completions,
+            measurement,
             decoding=chosen,
-            generation=settings,
+            variant=(tuned, merged),
             seed=seed,
-            label=f"writing {benchmark}",
+            execution=Execution(),
+            label=benchmark,
         )
+        engine.release()
     return measurement.completions
+
+
+def _model(name: str, generation: Generation, revision: str | None = None) -> ModelSource:
+    """The model's folder; or, on a server, its name there."""
+    if generation.backend == "openai":
+        return ModelSource(Path(name), {"server": generation.server, "model": name})
+    return find_model(name, revision)
 
 
 def _training_sets(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> tuple[TrainingSet, TrainingSet | None] | None:
@@ -208,8 +225,11 @@ def _find(recipe: Recipe) -> _Plan:
     if recipe.study:
         raise UsageError("the recipe has a `study`, several runs: use `flextune run`, or flextune.studies.compare")
     benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
+    if any(decoding.self_tests for decoding in recipe.evaluation.decodings.values()):
+        for benchmark in benchmarks:
+            ask_for_tests(benchmark.problems)  # an error now, not after hours
     training_set, validation_set = _training_sets(recipe, benchmarks) or (None, None)
-    source = replace(find_model(recipe.model, recipe.revision), quantization=recipe.quantization)
+    source = replace(_model(recipe.model, recipe.generation, recipe.revision), quantization=recipe.quantization)
     if recipe.merge_first:
         adapter = find_adapter(recipe.merge_first)
         source = replace(source, adapters=(*_merged_below(adapter), adapter))
@@ -289,56 +309,74 @@ def _train(recipe: Recipe, directory: RunDirectory, plan: _Plan) -> None:
     )
 
 
-def _measure(recipe: Recipe, directory: RunDirectory, plan: _Plan, variant: Variant) -> None:
+def _measure(recipe: Recipe, directory: RunDirectory, plan: _Plan, engine: Engine, variant: Variant) -> None:
     """Generate, execute and score one variant of the model on every benchmark with every decoding."""
     adapter = None
     if variant != "base":
-        adapter = Path(recipe.evaluation.adapter) if recipe.evaluation.adapter else directory.adapter
-    load = _backend(plan.source, adapter, variant == "merged", recipe.dtype)
+        adapter = find_adapter(recipe.evaluation.adapter) if recipe.evaluation.adapter else directory.adapter
     for benchmark in plan.benchmarks:
         for name, decoding in recipe.evaluation.decodings.items():
             measurement = directory.measurement(benchmark.name, variant, name)
-            _measure_one(load, benchmark, measurement, decoding, recipe, f"{benchmark.name}, {variant}, {name}")
+            label = f"{benchmark.name}, {variant}, {name}"
+            _write(
+                engine,
+                benchmark.problems,
+                measurement,
+                decoding=decoding,
+                variant=(adapter, variant == "merged"),
+                seed=recipe.seed,
+                execution=recipe.execution,
+                label=label,
+            )
+            judge_completions(
+                measurement.completions, benchmark.problems, measurement.path, recipe.execution, f"judging {label}"
+            )
+            if not measurement.scores.exists():
+                score(measurement, benchmark.name)
 
 
-def _measure_one(
-    load: "Callable[[], Backend]",
-    benchmark: Benchmark,
+def _write(
+    engine: Engine,
+    problems: Sequence[Problem],
     measurement: Measurement,
+    *,
     decoding: Decoding,
-    recipe: Recipe,
+    variant: tuple[Path | None, bool],
+    seed: int,
+    execution: Execution,
     label: str,
 ) -> None:
-    """Completions, verdicts and scores of one benchmark, each skipped if it is there."""
-    if not measurement.completions.exists():
-        from flextune.generation.generate import generate
+    """The completions of one measurement, unless they are there.
 
+    With tests of the model's own, they are one of several samples for each problem.
+    """
+    if measurement.completions.exists():
+        return
+    if decoding.self_tests is None:
+        path = measurement.completions
+        generate(engine, problems, path, decoding=decoding, variant=variant, seed=seed, label=f"writing {label}")
+        return
+    asked = ask_for_tests(problems)
+    for what, written, samples, count, ask in (
+        ("samples", problems, measurement.samples, decoding.samples, None),
+        ("tests", asked, measurement.self_tests, decoding.self_tests, lambda p: Question(p, p.prompt)),
+    ):
         generate(
-            load,
-            benchmark.problems,
-            measurement.completions,
-            decoding=decoding,
-            generation=recipe.generation,
-            seed=recipe.seed,
-            label=f"writing {label}",
+            engine,
+            written,
+            samples.completions,
+            decoding=replace(decoding, samples=count, self_tests=None),
+            variant=variant,
+            seed=seed,
+            ask=ask,
+            label=f"writing {what}, {label}",
         )
-    judge_completions(
-        measurement.completions, benchmark.problems, measurement.path, recipe.execution, f"judging {label}"
-    )
-    if not measurement.scores.exists():
-        score(measurement, benchmark.name)
-
-
-def _backend(source: ModelSource, adapter: Path | None, merged: bool, dtype: str) -> "Callable[[], Backend]":
-    """Loads the model on the first call, and only once."""
-
-    @cache
-    def load() -> "Backend":
-        from flextune.generation.transformers_backend import TransformersBackend
-
-        return TransformersBackend(source, adapter, merged, dtype)
-
-    return load
+    crossed = cross(problems, measurement)
+    if crossed:
+        judge_completions(
+            measurement.crossed.completions, crossed, measurement.crossed.path, execution, f"judging by tests, {label}"
+        )
+    choose(problems, measurement)
 
 
 def _compare_all(recipe: Recipe, directory: RunDirectory) -> None:

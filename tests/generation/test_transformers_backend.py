@@ -1,20 +1,25 @@
+import json
+import shutil
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
-from flextune.errors import FlextuneError
-from flextune.files import read_jsonl
-from flextune.generation.generate import generate
-from flextune.generation.settings import Decoding, Generation
-from flextune.generation.transformers_backend import Text, TransformersBackend, sample_seed
-from flextune.models import find_model
-from flextune.tasks import Problem, load_benchmark
+from flextune.errors import FlextuneError, UsageError
+from flextune.generation import transformers_backend
+from flextune.generation.backend import Request
+from flextune.generation.choice import LOOK, Choice
+from flextune.generation.settings import Decoding
+from flextune.generation.transformers_backend import TransformersBackend
+from flextune.models import ModelSource
+from flextune.tasks import load_benchmark
 
-SAMPLING = Decoding(kind="sampling", temperature=0.8, top_p=0.95, samples=3)
+SAMPLING = Decoding(kind="sampling", temperature=0.8, top_p=0.95)
 
 
 @pytest.fixture(scope="module")
 def backend(tiny_model):
-    return TransformersBackend(find_model(str(tiny_model)), dtype="float32")
+    return TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -22,131 +27,281 @@ def prompts():
     return [problem.prompt for problem in load_benchmark("basics-python", limit=7).problems]
 
 
-def written(backend, prompts, stops, decoding=None, seeds=None, limit=24):
-    decoding = decoding or Decoding()
-    return backend.generate(prompts, stops, seeds or [0] * len(prompts), decoding, limit)
+def written(backend, prompts, decoding=None, limit=24, stops=(), seed=0):
+    stops = stops or [()] * len(prompts)
+    requests = [Request(p, tuple(s), seed + i) for i, (p, s) in enumerate(zip(prompts, stops, strict=True))]
+    return backend.generate(requests, decoding or Decoding(), limit)
 
 
-def test_a_batch_writes_what_generate_writes_one_by_one(backend, prompts):
-    texts = written(backend, prompts, [()] * len(prompts))
-    for prompt, text in zip(prompts, texts, strict=True):
-        ids = backend.tokenizer(prompt, return_tensors="pt")
-        out = backend.model.generate(**ids, max_new_tokens=24, do_sample=False)
-        expected = backend.tokenizer.decode(out[0], skip_special_tokens=True)[len(prompt) :]
-        assert text.text == expected
+def generated(folder, prompts, limit=24, **options):
+    """What transformers writes, one prompt at a time, with its own attention and cache."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    tokenizer = transformers_backend.load_model(ModelSource(folder, {}))[1]
+    found = []
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt")
+        out = model.generate(**ids, max_new_tokens=limit, do_sample=False, **options)
+        found.append(tokenizer.decode(out[0], skip_special_tokens=True)[len(prompt) :])
+    return found
+
+
+def test_a_batch_writes_what_generate_writes_one_by_one(backend, tiny_model, prompts):
+    several = prompts + prompts[:2]
+    texts = written(backend, several)
+    assert [text.text for text in texts] == generated(tiny_model, several)
+    assert all((text.finish_reason, text.tokens) == ("length", 24) for text in texts)
+
+
+def test_prompts_with_a_common_beginning_and_of_one_token(backend, tiny_model, prompts):
+    several = [prompts[0] + more for more in ("", "x", "x = 1", "\n    return 2\n")] + [prompts[0][:1]]
+    assert [text.text for text in written(backend, several)] == generated(tiny_model, several)
+    several = several[:4]
+    assert [text.text for text in written(backend, several)] == generated(tiny_model, several)
+
+
+def test_what_prompts_have_in_common_is_read_once(backend, prompts, monkeypatch):
+    read = []
+    forward = TransformersBackend._forward
+
+    def counting(self, slots, tokens, *arguments):
+        read.append(sum(map(len, tokens)))
+        return forward(self, slots, tokens, *arguments)
+
+    monkeypatch.setattr(TransformersBackend, "_forward", counting)
+    length = backend.count(Request(prompts[0]))
+    written(backend, [prompts[0]] * 9, SAMPLING, limit=1)
+    assert read == [length - 1, 9]
+    read.clear()
+    written(backend, [prompts[0] + more for more in ("a b", "c d", "e f")], limit=1)
+    assert length - 2 <= read[0] <= length
+    assert sum(read[1:]) < 3 * 8
+
+
+def test_rows_are_read_in_parts_where_they_are_many(backend, prompts, monkeypatch):
+    whole = written(backend, prompts)
+    monkeypatch.setattr(transformers_backend, "PREFILL_TOKENS", 50)
+    assert written(backend, prompts) == whole
+
+
+def test_a_window_of_attention_slides(tiny_model, tmp_path, prompts):
+    torch.manual_seed(1)
+    config = MistralConfig(
+        vocab_size=602,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=16,
+        max_position_embeddings=512,
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    backend = TransformersBackend(ModelSource(tmp_path, {}), dtype="float32")
+    assert [text.text for text in written(backend, prompts)] == generated(tmp_path, prompts)
+
+
+def test_a_model_with_another_kind_of_state_is_refused(tiny_model, tmp_path):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    MambaForCausalLM(MambaConfig(vocab_size=602, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    with pytest.raises(FlextuneError, match=r"cannot keep the state of MambaForCausalLM.*; use backend: vllm"):
+        TransformersBackend(ModelSource(tmp_path, {}))
 
 
 def test_a_row_ends_at_its_own_stop_string(backend, prompts):
-    free = written(backend, prompts[:2], [(), ()])
+    free = written(backend, prompts[:3])
     stop = free[0].text[3:5]
-    stopped = written(backend, prompts[:2], [(stop,), ()])
+    stopped = written(backend, prompts[:3], stops=[(stop,), (), ()])
     assert stopped[0].finish_reason == "stop"
     assert stopped[0].tokens < free[0].tokens
     assert free[0].text.startswith(stopped[0].text)
     assert stop in stopped[0].text
-    assert stopped[1] == free[1]
+    assert stopped[1:] == free[1:]
     assert free[1].finish_reason == "length"
 
 
 def test_a_row_ends_at_the_end_of_text(backend, prompts, monkeypatch):
-    free = written(backend, prompts[:1], [()])[0]
+    free = written(backend, prompts[:1])[0]
     token = backend.tokenizer(free.text, add_special_tokens=False)["input_ids"][0]
     monkeypatch.setattr(backend, "_ends", {token})
-    ended = written(backend, prompts[:1], [()])[0]
+    ended = written(backend, prompts[:1])[0]
     assert (ended.text, ended.finish_reason, ended.tokens) == ("", "stop", 0)
 
 
 def test_a_draw_depends_on_its_seed_and_not_on_its_batch(backend, prompts):
-    seeds = [sample_seed(0, prompt, 0) for prompt in prompts]
-    whole = written(backend, prompts, [()] * 7, SAMPLING, seeds)
-    alone = [written(backend, [p], [()], SAMPLING, [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    whole = written(backend, prompts, SAMPLING)
+    alone = [written(backend, [prompt], SAMPLING, seed=i)[0] for i, prompt in enumerate(prompts)]
     assert whole == alone
-    other = written(backend, prompts, [()] * 7, SAMPLING, [seed + 1 for seed in seeds])
+    other = written(backend, prompts, SAMPLING, seed=100)
     assert sum(a.text != b.text for a, b in zip(whole, other, strict=True)) > 4
 
 
-def test_draws_follow_the_distribution():
-    from flextune.generation.transformers_backend import _Choice
+def drawn(logits, count=4000, **settings):
+    decoding = Decoding(kind="sampling", **settings)
+    choice = Choice(decoding, list(range(count)))
+    tokens = torch.tensor(choice(logits.expand(count, -1), range(count)))
+    return torch.bincount(tokens, minlength=logits.shape[-1]) / count
 
-    logits = torch.log(torch.tensor([0.6, 0.3, 0.08, 0.02])).expand(4000, -1)
-    choice = _Choice(Decoding(kind="sampling", top_p=0.85), list(range(4000)))
-    counts = torch.bincount(choice(logits, range(4000)), minlength=4) / 4000
-    # the smallest set with 0.85 of the probability is the first two
-    torch.testing.assert_close(counts, torch.tensor([2 / 3, 1 / 3, 0, 0]), rtol=0, atol=0.03)
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.08, 0.3, 0.6, 0.02]),
+        # the smallest set with 0.85 of the probability is the first two
+        ({"top_p": 0.85}, [0, 1 / 3, 2 / 3, 0]),
+        ({"top_p": 0.55}, [0, 0, 1, 0]),
+        ({"top_k": 3}, [0.08 / 0.98, 0.3 / 0.98, 0.6 / 0.98, 0]),
+        # top-k comes first: of 0.6 and 0.3 alone, 0.6 are two thirds
+        ({"top_k": 2, "top_p": 0.65}, [0, 0, 1, 0]),
+        ({"temperature": 0.5}, [0.0064 / 0.4568, 0.09 / 0.4568, 0.36 / 0.4568, 0.0004 / 0.4568]),
+    ],
+)
+def test_draws_follow_the_distribution(settings, expected):
+    logits = torch.log(torch.tensor([0.08, 0.3, 0.6, 0.02]))
+    torch.testing.assert_close(drawn(logits, **settings), torch.tensor(expected).float(), rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9}, {"top_k": 2 * LOOK}])
+def test_a_flat_distribution_is_drawn_from_beyond_the_likeliest(settings):
+    torch.manual_seed(0)
+    logits = torch.randn(1000) / 10
+    found = drawn(logits, count=20000, **settings)
+    kept = torch.zeros(1000, dtype=torch.bool)
+    ranked = logits.softmax(0).sort(descending=True)
+    count = settings.get("top_k") or int((ranked.values.cumsum(0) < settings.get("top_p", 1.0)).sum()) + 1
+    kept[ranked.indices[:count]] = True
+    assert not found[~kept].any()
+    exact = torch.where(kept, logits.softmax(0), 0)
+    assert (found - exact / exact.sum()).abs().sum() < 0.2  # 20,000 draws from a thousand: 0.18 expected
 
 
 def test_a_prompt_that_does_not_fit_is_refused(backend, prompts):
     with pytest.raises(FlextuneError, match=r"exceed the model's context of 1024; lower generation.max_new_tokens"):
-        written(backend, prompts, [()] * 7, limit=1000)
+        written(backend, prompts, limit=1000)
 
 
-class KilledError(Exception):
-    pass
+def test_where_memory_does_not_suffice_half_a_batch_goes_on(backend, prompts, monkeypatch, capsys):
+    expected = written(backend, prompts)
+    inner, sizes = TransformersBackend._generate, []
+
+    def small(self, requests, *arguments):
+        sizes.append(len(requests))
+        if len(requests) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+        return inner(self, requests, *arguments)
+
+    monkeypatch.setattr(TransformersBackend, "_generate", small)
+    assert written(backend, prompts) == expected
+    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert "Memory does not suffice for 7 texts at once: going on with 3" in capsys.readouterr().err
+
+    def never(self, *arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TransformersBackend, "_generate", never)
+    with pytest.raises(FlextuneError, match=r"memory does not suffice for one text of \d+ tokens: lower generation"):
+        written(backend, prompts)
 
 
-def test_an_interrupted_stage_repeats_no_batch(backend, tmp_path):
-    problems = load_benchmark("basics-python", limit=5).problems
-    settings = {"decoding": SAMPLING, "generation": Generation(max_new_tokens=8, batch_size=4), "seed": 3}
-    generate(lambda: backend, problems, tmp_path / "whole.jsonl", **settings)
-
-    class Dying:
-        calls = 0
-        prompt_tokens = backend.prompt_tokens
-
-        def generate(self, *args):
-            self.calls += 1
-            if self.calls == 3:
-                raise KilledError
-            return backend.generate(*args)
-
-    with pytest.raises(KilledError):
-        generate(Dying, problems, tmp_path / "parts.jsonl", **settings)
-    assert not (tmp_path / "parts.jsonl").exists()
-    assert len((tmp_path / "parts.partial.jsonl").read_text().splitlines()) == 8
-    generate(lambda: backend, problems, tmp_path / "parts.jsonl", **settings)
-    assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not (tmp_path / "parts.partial.jsonl").exists()
+def test_the_memory_is_said_before_it_is_taken(tiny_model, prompts, capsys):
+    backend = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+    longest = max(backend.count(Request(prompt)) for prompt in prompts)
+    written(backend, prompts, limit=24)
+    # two layers, two key heads of 8, keys and values, 4 bytes
+    gib = 7 * (longest + 24) * 2 * 2 * 2 * 8 * 4 / 2**30
+    assert (
+        f"Keys and values: {gib:.2f} GiB at most, for 7 texts of up to {longest + 24} tokens" in capsys.readouterr().err
+    )
+    written(backend, prompts[:2], limit=24)
+    assert "Keys and values" not in capsys.readouterr().err
 
 
-def test_completions_end_before_the_stop_string(tmp_path):
-    class Wordy:
-        def prompt_tokens(self, prompt):
-            return 1
-
-        def generate(self, prompts, stops, seeds, decoding, limit):
-            return [Text("    return 1\ndef main():", "stop", 9) for _ in prompts]
-
-    problems = [Problem("t/0", "python", "def f():\n", "", ("\ndef",))]
-    generate(Wordy, problems, tmp_path / "c.jsonl", decoding=Decoding(), generation=Generation())
-    assert [row["completion"] for row in read_jsonl(tmp_path / "c.jsonl")] == ["    return 1"]
-
-
-def test_an_adapter_that_is_none_and_one_for_another_model(tiny_model, tmp_path):
-    source = find_model(str(tiny_model))
-    with pytest.raises(FlextuneError, match="is neither a PEFT adapter nor a run"):
-        TransformersBackend(source, adapter=tmp_path)
-
-
-def test_merged_and_unmerged_write_the_same_in_float32(tiny_model, tmp_path, prompts):
+@pytest.fixture(scope="module")
+def adapters(tiny_model, tmp_path_factory):
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(0)
+    folders = []
+    for number in range(2):
+        torch.manual_seed(number)
+        base = AutoModelForCausalLM.from_pretrained(tiny_model)
+        config = LoraConfig(r=4, target_modules=["up_proj"], init_lora_weights=False)
+        folders.append(tmp_path_factory.mktemp(f"adapter-{number}"))
+        get_peft_model(base, config).save_pretrained(folders[-1])
+    return folders
+
+
+def test_one_base_with_one_adapter_after_the_other(tiny_model, adapters, prompts, monkeypatch):
+    loaded = []
+    load = transformers_backend.load_model
+    monkeypatch.setattr(transformers_backend, "load_model", lambda *a: loaded.append(a) or load(*a))
+    one = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+
+    def fresh(adapter, merged=False):
+        backend = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+        backend.use(adapter, merged)
+        return written(backend, prompts)
+
+    expected = {None: fresh(None), 0: fresh(adapters[0]), 1: fresh(adapters[1])}
+    assert fresh(adapters[0], merged=True) == expected[0]
+    assert len({tuple(texts) for texts in expected.values()}) == 3
+    loaded.clear()
+    for which in (0, None, 1, 0, 0, None):
+        one.use(None if which is None else adapters[which])
+        assert written(one, prompts) == expected[which]
+    assert not loaded
+    one.use(adapters[1], merged=True)
+    assert written(one, prompts) == expected[1]
+    assert not loaded
+    one.use(None)
+    assert written(one, prompts) == expected[None]
+    assert len(loaded) == 1
+
+
+def test_a_merged_adapter_is_added_in_float32_and_cast_once(tiny_model, adapters):
+    half = TransformersBackend(ModelSource(tiny_model, {}), dtype="bfloat16")
+    half.use(adapters[0], merged=True)
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
-    model = get_peft_model(base, LoraConfig(r=4, target_modules=["up_proj"], init_lora_weights=False))
-    model.save_pretrained(tmp_path)
-    source = find_model(str(tiny_model))
-    texts = [
-        written(TransformersBackend(source, *how, dtype="float32"), prompts, [()] * 7)
-        for how in ((), (tmp_path, False), (tmp_path, True))
-    ]
-    assert texts[1] == texts[2]
-    assert texts[0] != texts[1]
-    half = TransformersBackend(source, tmp_path, True, dtype="bfloat16").model
-    frequencies = half.model.rotary_emb.inv_freq
-    assert half.dtype == torch.bfloat16
+    beside = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+    beside.use(adapters[0])
+    frequencies = half.model.model.rotary_emb.inv_freq
+    assert half.model.dtype == torch.bfloat16
     torch.testing.assert_close(frequencies, base.model.rotary_emb.inv_freq, rtol=0, atol=0)
     up = "model.layers.0.mlp.up_proj"
-    layer = model.get_submodule(f"base_model.model.{up}")
+    layer = beside.model.get_submodule(f"base_model.model.{up}")
     exact = layer.base_layer.weight.bfloat16().float() + layer.get_delta_weight("default")
-    torch.testing.assert_close(half.get_submodule(up).weight, exact.bfloat16(), rtol=0, atol=0)
+    torch.testing.assert_close(half.model.get_submodule(up).weight, exact.bfloat16(), rtol=0, atol=0)
+
+
+def test_an_adapter_for_another_model_is_refused_and_the_base_goes_on(backend, adapters, tmp_path, prompts):
+    expected = written(backend, prompts)
+    for file in adapters[0].iterdir():
+        shutil.copy(file, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "r": 3}))
+    with pytest.raises(FlextuneError, match=r"the adapter .* does not fit the model: .*"):
+        backend.use(tmp_path)
+    assert written(backend, prompts) == expected
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tiny_model, tmp_path):
+    for file in tiny_model.iterdir():
+        if not file.name.startswith("tokenizer"):
+            shutil.copy(file, tmp_path)
+    with pytest.raises(FlextuneError, match=r"the model folder .* has no tokenizer \(.*\)"):
+        TransformersBackend(ModelSource(tmp_path, {}))
+
+
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}<assistant>"
+
+
+def test_a_chat_goes_through_the_template(backend, tiny_model, prompts, monkeypatch):
+    with pytest.raises(UsageError, match=r"generation.chat: the model's tokenizer has no chat template; leave it out"):
+        backend.count(Request("hello", chat=True))
+    monkeypatch.setattr(backend.tokenizer, "chat_template", TEMPLATE)
+    asked = backend.generate([Request(prompts[0], chat=True)], Decoding(), 12)[0]
+    plain = backend.generate([Request(f"<user>{prompts[0]}\n<assistant>")], Decoding(), 12)[0]
+    assert asked == plain

@@ -43,13 +43,23 @@ def generate(
     adapter: str | None = None,
     merged: bool = False,
     data: str | None = None,
-    decoding: Literal["greedy", "sampling"] = "greedy",
+    decoding: Literal["greedy", "sampling", "beam", "beam-sampling"] = "greedy",
     temperature: float | None = None,
     top_p: float | None = None,
+    top_k: int | None = None,
     samples: int = 1,
+    self_tests: int | None = None,
+    beams: int | None = None,
+    length_penalty: float | None = None,
     limit: int | None = None,
     max_new_tokens: int = 512,
-    batch_size: int = 32,
+    batch_size: int = 64,
+    chat: bool = False,
+    chain_of_thought: bool = False,
+    strip_prompt: bool = False,
+    backend: Literal["transformers", "vllm", "openai"] = "transformers",
+    server: str | None = None,
+    workers: int | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     seed: int = 0,
 ) -> None:
@@ -58,7 +68,7 @@ def generate(
     Parameters
     ----------
     model
-        A folder, a name on the Hub, or smollm2-135m.
+        A folder, a name on the Hub, or smollm2-135m; with a server, what it calls the model.
     benchmark
         A benchmark (`flextune data list`).
     output
@@ -72,21 +82,41 @@ def generate(
     decoding
         How the next token is chosen.
     temperature
-        Sampling only.
+        Of draws.
     top_p
-        Sampling only.
+        Of draws.
+    top_k
+        Of draws.
     samples
         Sampling only: completions for each problem.
+    self_tests
+        Sampling only: texts of tests that the model writes for each problem; the sample that fits them best answers.
+    beams
+        Of beam search: texts followed at once, 1 to 20.
+    length_penalty
+        Of beam search: the power of the length by which a text's log-probability is divided.
     limit
         Ask only the first problems.
     max_new_tokens
         Longest completion.
     batch_size
-        Completions made at once.
+        Texts written at once.
+    chat
+        Ask through the model's chat template.
+    chain_of_thought
+        Let the model plan before it writes code.
+    strip_prompt
+        Ask without white space around the prompt, as MultiPL-E's own harness does.
+    backend
+        What runs the model.
+    server
+        With openai: the server's address, such as http://localhost:8000/v1.
+    workers
+        With transformers: processes, each with the model; by default one for each GPU.
     dtype
         Type of the weights.
     seed
-        For sampling.
+        For draws.
     """
     from flextune import pipeline
 
@@ -97,8 +127,26 @@ def generate(
         adapter=adapter,
         merged=merged,
         data=data,
-        decoding={"kind": decoding, "temperature": temperature, "top_p": top_p, "samples": samples},
-        generation={"max_new_tokens": max_new_tokens, "batch_size": batch_size},
+        decoding={
+            "kind": decoding,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k,
+            "samples": samples,
+            "self_tests": self_tests,
+            "beams": beams,
+            "length_penalty": length_penalty,
+        },
+        generation={
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "chat": chat,
+            "chain_of_thought": chain_of_thought,
+            "strip_prompt": strip_prompt,
+            "backend": backend,
+            "server": server,
+            "workers": workers,
+        },
         limit=limit,
         dtype=dtype,
         seed=seed,

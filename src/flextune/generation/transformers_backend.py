@@ -1,171 +1,250 @@
 """The transformers backend: batches of prompts on the CPU or a GPU, always there.
 
-It decodes token by token itself, so that finished rows leave the batch, each row has stop strings and random numbers of
-its own, and greedy output is that of `model.generate` (which the tests check).
+It decodes token by token itself, so that a text that is done leaves the batch, each has stop strings and random numbers
+of its own, and beams end at stop strings. Greedy texts are those of `model.generate` (which the tests check).
 """
 
-import hashlib
+import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessorList
-from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 
 from flextune.errors import FlextuneError
-from flextune.generation.settings import Decoding
-from flextune.models import ModelSource, find_adapter, load_model, with_adapter
+from flextune.generation.backend import Request, Text, check_window, new_text, prompt_tokens
+from flextune.generation.beams import BeamSearch
+from flextune.generation.choice import Choice
+from flextune.generation.settings import BEAMS, Decoding
+from flextune.generation.slots import ATTENTION, Slots
+from flextune.models import ModelSource, load_model, with_adapter
+from flextune.progress import say
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-
-@dataclass(frozen=True)
-class Text:
-    """What a model wrote after one prompt, before truncation."""
-
-    text: str
-    finish_reason: str
-    """`stop` for a stop string or the end of text, `length` for the limit."""
-    tokens: int
+PREFILL_TOKENS = 4096
+"""Tokens of prompts that are read at once: enough to keep a GPU busy, little memory beside the weights."""
 
 
 class TransformersBackend:
-    """A loaded model, with an adapter beside its weights, added into them, or none.
+    """A base model, loaded once, with one adapter after the other, or none.
 
     Args:
         source: The base model.
-        adapter: A PEFT folder.
-        merged: Add the adapter into the weights, in float32, and cast once to `dtype`.
         dtype: As for `load_model`.
     """
 
-    def __init__(self, source: ModelSource, adapter: "Path | None" = None, merged: bool = False, dtype: str = "auto"):
+    def __init__(self, source: ModelSource, dtype: str = "auto"):
+        self.source, self.dtype = source, dtype
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
-        self.model, self.tokenizer = load_model(source, dtype)
-        if adapter is not None:
-            self.model = with_adapter(self.model, find_adapter(adapter), merged)
-        self.model.eval()
-        self.tokenizer.padding_side = "left"
-        self._ends = _end_tokens(self.model)
+        self._using: tuple[Path | None, bool] = (None, False)
+        self._said = 0  # the most tokens at once whose memory was said
+        self._load()
 
-    def prompt_tokens(self, prompt: str) -> int:
-        """How many tokens a prompt has."""
-        return len(self.tokenizer(prompt)["input_ids"])
+    def _load(self) -> None:
+        self.model, self.tokenizer = load_model(self.source, self.dtype)
+        kinds = set(getattr(self.model.config.get_text_config(), "layer_types", None) or ["full_attention"])
+        if not self.model._supports_attention_backend or kinds - {"full_attention", "sliding_attention"}:
+            raise FlextuneError(
+                f"the transformers backend cannot keep the state of {type(self.model).__name__} "
+                f"({', '.join(sorted(kinds))}); use backend: vllm"
+            )
+        self.model.set_attn_implementation(ATTENTION)
+        self._ends = _end_tokens(self.model)
+        self._using = (None, False)
+
+    def use(self, adapter: Path | None, merged: bool = False) -> None:
+        """Write with this PEFT adapter from now on, beside the base's weights or added into them, or with the base.
+
+        The base stays loaded; only after an adapter was added into its weights it is loaded again.
+        """
+        if (adapter, merged) == self._using:
+            return
+        before, was_merged = self._using
+        if was_merged:
+            self._load()
+        elif before is not None:
+            self.model = self.model.unload()
+            self._using = (None, False)
+        if adapter is not None:
+            try:
+                self.model = with_adapter(self.model, adapter, merged).eval()
+            except FlextuneError:
+                self._load()  # half an adapter may stand in it
+                raise
+        self._using = (adapter, merged)
+
+    def count(self, request: Request) -> int:
+        """How many tokens the request's prompt has, as the model reads it."""
+        return len(prompt_tokens(self.tokenizer, request))
+
+    def generate(self, requests: Sequence[Request], decoding: Decoding, limit: int) -> list[Text]:
+        """Write one text for each request; where memory does not suffice, one half after the other."""
+        if not requests:
+            return []
+        prompts = [prompt_tokens(self.tokenizer, request) for request in requests]
+        longest = max(map(len, prompts)) + limit
+        check_window(longest - limit, limit, getattr(self.model.config, "max_position_embeddings", None))
+        rows = len(requests) * (decoding.beams or 1)
+        if rows * longest > self._said:
+            self._said = rows * longest
+            gib = self._memory(rows, longest)
+            say(f"Keys and values: {gib:.2f} GiB at most, for {rows} texts of up to {longest} tokens")
+        try:
+            return self._generate(requests, prompts, decoding, limit)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(requests) == 1:
+                raise FlextuneError(
+                    f"memory does not suffice for one text of {len(prompts[0]) + limit} tokens"
+                    f"{f' and its {decoding.beams} beams' if decoding.beams else ''}: lower generation.max_new_tokens"
+                    f"{' or beams' if decoding.beams else ''}, or take a machine with more"
+                ) from None
+        # outside of the handler, which holds on to what did not fit
+        torch.cuda.empty_cache()
+        half = len(requests) // 2
+        say(f"Memory does not suffice for {len(requests)} texts at once: going on with {half}")
+        return [text for part in (requests[:half], requests[half:]) for text in self.generate(part, decoding, limit)]
+
+    def close(self) -> None:
+        """Let go of the model and its memory."""
+        del self.model
+        gc.collect()
+        torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def generate(
-        self,
-        prompts: Sequence[str],
-        stops: Sequence[Sequence[str]],
-        seeds: Sequence[int],
-        decoding: Decoding,
-        limit: int,
+    def _generate(
+        self, requests: Sequence[Request], prompts: list[list[int]], decoding: Decoding, limit: int
     ) -> list[Text]:
-        """Complete a batch of prompts, each with stop strings and a seed of its own, to `limit` new tokens at most.
+        beams = decoding.beams or 1
+        slots = Slots(len(prompts) * beams, max(map(len, prompts)) + limit)
+        self._read(slots, [prompt for prompt in prompts for _ in range(beams)])
+        if decoding.kind in BEAMS:
+            written = BeamSearch(self, slots, requests, prompts, decoding, limit).run()
+        else:
+            written = self._write(slots, requests, prompts, decoding, limit)
+        return [
+            Text(new_text(self.tokenizer, prompt, tokens), "stop" if stopped else "length", len(tokens))
+            for prompt, (tokens, stopped) in zip(prompts, written, strict=True)
+        ]
 
-        A row leaves the batch as soon as it is done, so that the rest goes faster.
+    def _read(self, slots: Slots, prompts: Sequence[list[int]]) -> None:
+        """Fill the rows with all of their prompts but the last token; what prompts have in common is read once."""
+        bodies = [tuple(prompt[:-1]) for prompt in prompts]
+        distinct = sorted(set(bodies), key=lambda body: (len(body), body))
+        common = _common_start(distinct)
+        if common:
+            self._forward(slots, [distinct[0][:common]], [0])
+            slots.select([0] * len(distinct), common)
+        start = 0
+        while start < len(distinct):
+            end = start + 1
+            while end < len(distinct) and (end - start + 1) * (len(distinct[end]) - common) <= PREFILL_TOKENS:
+                end += 1
+            if len(distinct[end - 1]) > common:
+                self._forward(slots, [body[common:] for body in distinct[start:end]], [common] * (end - start), start)
+            start = end
+        row_of = {body: row for row, body in enumerate(distinct)}
+        slots.select([row_of[body] for body in bodies], len(distinct[-1]))
+
+    def _forward(self, slots: Slots, tokens: Sequence[Sequence[int]], starts: Sequence[int], first: int = 0) -> Tensor:
+        """Let the model read new tokens of rows from `first` on; the logits (rows, vocabulary) after the last column.
+
+        Shorter rows are padded on the right: what follows a row's last token is overwritten before it is looked at.
         """
-        from transformers import DynamicCache
-
         device = self.model.device
-        batch = self.tokenizer(list(prompts), return_tensors="pt", padding=True).to(device)
-        ids_BT, mask_BT = batch["input_ids"], batch["attention_mask"]
-        self._check_window(ids_BT.shape[1], limit)
-        prompt_tokens = [ids_T[mask_T.bool()].tolist() for ids_T, mask_T in zip(ids_BT, mask_BT, strict=True)]
-        written: list[list[int]] = [[] for _ in prompts]
-        ended = [False] * len(prompts)
-        rows = list(range(len(prompts)))
-        choose = _Choice(decoding, seeds)
-        cache = DynamicCache(config=self.model.config)
-        for _ in range(limit):
-            out = self.model(
-                input_ids=ids_BT,
-                attention_mask=mask_BT,
-                position_ids=(mask_BT.cumsum(-1) - 1).clamp_min(0)[:, -ids_BT.shape[1] :],
-                past_key_values=cache,
-                logits_to_keep=1,
-            )
-            next_B = choose(out.logits[:, -1, :], rows)
-            for row, token in zip(rows, next_B.tolist(), strict=True):
-                if token in self._ends:
-                    ended[row] = True
-                else:
-                    written[row].append(token)
-            going = [i for i, row in enumerate(rows) if not (ended[row] or self._stopped(written[row], stops[row]))]
-            if not going:
-                break
-            if len(going) < len(rows):
-                rows = [rows[i] for i in going]
-                kept_B = torch.tensor(going, device=device)
-                cache.batch_select_indices(kept_B)
-                mask_BT, next_B = mask_BT[kept_B], next_B[kept_B]
-            ids_BT = next_B[:, None]
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], dim=-1)
-        texts = []
-        for row, stop in enumerate(stops):
-            text = self._decode_after(prompt_tokens[row], written[row])
-            stopped = ended[row] or any(token in text for token in stop)
-            texts.append(Text(text, "stop" if stopped else "length", len(written[row])))
-        return texts
-
-    def _check_window(self, prompt: int, limit: int) -> None:
-        window = getattr(self.model.config, "max_position_embeddings", None)
-        if window is not None and prompt + limit > window:
-            raise FlextuneError(
-                f"a prompt of {prompt} tokens and generation.max_new_tokens = {limit} exceed the model's context of "
-                f"{window}; lower generation.max_new_tokens"
-            )
-
-    def _stopped(self, written: list[int], stop: Sequence[str]) -> bool:
-        """True if a stop string stands at the end of what was written."""
-        # a token has at least one byte, and a character at most four
-        tail = self.tokenizer.decode(
-            written[-4 * max((len(token) for token in stop), default=0) - 4 :], skip_special_tokens=True
+        longest = max(map(len, tokens))
+        ids_RT = torch.tensor([[*row, *[0] * (longest - len(row))] for row in tokens], device=device)
+        positions_RT = torch.tensor(starts, device=device)[:, None] + torch.arange(longest, device=device)
+        mask = slots.write_at(positions_RT, max(starts) + longest, first)
+        out = self.model(
+            input_ids=ids_RT,
+            attention_mask=mask,
+            position_ids=positions_RT,
+            past_key_values=slots,
+            use_cache=True,
+            logits_to_keep=1,
         )
-        return any(token in tail for token in stop)
+        logits_RV: Tensor = out.logits[:, -1]
+        return logits_RV
 
-    def _decode_after(self, prompt: list[int], written: list[int]) -> str:
-        """The new text alone; decoded with its prompt, since some tokenizers drop a leading space."""
-        before = self.tokenizer.decode(prompt, skip_special_tokens=True)
-        return str(self.tokenizer.decode(prompt + written, skip_special_tokens=True))[len(before) :]
+    def step(self, slots: Slots, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+        """The logits (rows, vocabulary) after one more token a row."""
+        return self._forward(slots, [[token] for token in tokens], positions)
+
+    def _write(
+        self, slots: Slots, requests: Sequence[Request], prompts: list[list[int]], decoding: Decoding, limit: int
+    ) -> list[tuple[list[int], bool]]:
+        """The new tokens of each text, and whether it came to an end; the rows hold the prompts."""
+        written: list[list[int]] = [[] for _ in requests]
+        stopped = [False] * len(requests)
+        rows = list(range(len(requests)))
+        choose = Choice(decoding, [request.seed for request in requests])
+        tokens = [prompt[-1] for prompt in prompts]
+        while rows:
+            positions = [len(prompts[row]) + len(written[row]) - 1 for row in rows]
+            tokens = choose(self.step(slots, tokens, positions), rows)
+            for row, token in zip(rows, tokens, strict=True):
+                stopped[row] = token in self._ends
+                if not stopped[row]:
+                    written[row].append(token)
+                    stopped[row] = self.stops(written[row], requests[row].stop)
+            live = [i for i, row in enumerate(rows) if not stopped[row] and len(written[row]) < limit]
+            kept = _fill_holes(live, len(rows))
+            slots.select(kept, max(positions) + 1)
+            rows, tokens = [rows[i] for i in kept], [tokens[i] for i in kept]
+        return list(zip(written, stopped, strict=True))
+
+    def ends(self, token: int) -> bool:
+        """Whether a token ends the text."""
+        return token in self._ends
+
+    def stops(self, written: Sequence[int], stop: Sequence[str]) -> bool:
+        """Whether the last token brought a stop string to its end."""
+        if not stop:
+            return False
+        # a token has at least one byte, and a character at most four
+        tail = written[-4 * max(map(len, stop)) - 4 :]
+        text = self.tokenizer.decode(tail, skip_special_tokens=True)
+        return any(string in text for string in stop)
+
+    def _memory(self, rows: int, tokens: int) -> float:
+        """GiB that the keys and values of so many texts of so many tokens take."""
+        config = self.model.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        each = 2 * config.num_hidden_layers * heads * size * self.model.dtype.itemsize
+        return float(rows * tokens * each / 2**30)
 
 
-class _Choice:
-    """Chooses the next token of each row: the likeliest, or a draw from the row's own random numbers.
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice, on a GPU or a CPU."""
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
 
-    By the Gumbel trick the argmax of logits plus Gumbel noise is a draw from their softmax, so that a draw depends on
-    the row's seed and its logits, and not on the batch it stands in.
+
+def _common_start(bodies: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all of several texts begin with; 0 for one alone."""
+    if len(bodies) < 2:
+        return 0
+    first, last = min(bodies), max(bodies)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+
+
+def _fill_holes(live: list[int], rows: int) -> list[int]:
+    """Which row each of the first rows takes over, so that as few as possible move.
+
+    >>> _fill_holes([0, 2, 3, 5], 6)
+    [0, 5, 2, 3]
     """
-
-    def __init__(self, decoding: Decoding, seeds: Sequence[int]):
-        self.processors = LogitsProcessorList()
-        if decoding.temperature is not None:
-            self.processors.append(TemperatureLogitsWarper(decoding.temperature))
-        if decoding.top_p is not None:
-            self.processors.append(TopPLogitsWarper(decoding.top_p))
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds] if decoding.kind == "sampling" else []
-
-    def __call__(self, logits_BV: Tensor, rows: Sequence[int]) -> Tensor:
-        """The next token of each of the `rows`."""
-        if not self.generators:
-            return torch.argmax(logits_BV, dim=-1)
-        scores_BV = self.processors(logits_BV.new_empty(0), logits_BV.float())
-        size = scores_BV.shape[-1]
-        uniform_BV = torch.stack([torch.rand(size, generator=self.generators[row]) for row in rows])
-        gumbel_BV = -torch.log(-torch.log(uniform_BV.clamp(1e-20, 1 - 1e-7)))
-        return torch.argmax(scores_BV + gumbel_BV.to(scores_BV.device), dim=-1)
-
-
-def sample_seed(seed: int, task_id: str, sample: int) -> int:
-    """The seed of one sample of one problem, independent of everything else in the run."""
-    digest = hashlib.sha256(f"{seed}/{task_id}/{sample}".encode()).digest()
-    return int.from_bytes(digest[:7], "big")
+    kept = list(range(len(live)))
+    late = [row for row in live if row >= len(live)]
+    alive = set(live)
+    return [row if row in alive else late.pop() for row in kept]
 
 
 def _end_tokens(model: Any) -> set[int]:

@@ -16,6 +16,7 @@ from typing import Any
 from flextune.errors import UsageError
 from flextune.tasks import apps, basics, code_search_net, humaneval, humaneval_x, mbpp, multipl_e, own
 from flextune.tasks.problem import Example, Problem, StandardInput, truncate
+from flextune.tasks.reply import completion_of, message
 
 __all__ = [
     "BENCHMARKS",
@@ -25,8 +26,10 @@ __all__ = [
     "Problem",
     "StandardInput",
     "TrainingSet",
+    "completion_of",
     "load_benchmark",
     "load_training_set",
+    "message",
     "truncate",
 ]
 
