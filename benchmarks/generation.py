@@ -8,8 +8,8 @@ one limit of tokens, one precision, all cores. What counts is what is judged: th
 stop strings, in tokens of one tokenizer. Each contestant runs in a process of its own; loading the model and a short
 text to warm up are not counted. With `--rounds` they take turns, and the least time counts.
 
-- ours: what `flextune generate` does, with the transformers backend and its default batch of 64; no text is cached;
-- ours-16: the same in batches of 16, as the others have;
+- ours: what `flextune generate` does, with the transformers backend and its 64 texts at a time; no text is cached;
+- ours-16: the same with 16 at a time, as the others have;
 - ours-vllm: the same with the vLLM backend, by the interpreter that `--vllm-python` names;
 - usual: what MultiPL-E's own script does: `model.generate` on batches of 16, padded on the left, in the benchmark's
   order, to the end of text or the limit; cut afterwards;
@@ -54,7 +54,7 @@ def problems_of(benchmark: str, data: str, count: int) -> list[Problem]:
     return [problems[number * len(problems) // count] for number in range(count)]
 
 
-def ours(options: argparse.Namespace, backend: str, batch_size: int) -> Writer:
+def ours(options: argparse.Namespace, backend: str, concurrency: int) -> Writer:
     """The stage `generate` itself."""
     from flextune.files import read_jsonl
     from flextune.generation.backend import Request
@@ -62,7 +62,7 @@ def ours(options: argparse.Namespace, backend: str, batch_size: int) -> Writer:
     from flextune.generation.generate import generate
     from flextune.generation.settings import Decoding, Generation
 
-    generation = Generation(backend=backend, batch_size=batch_size, max_new_tokens=options.limit)
+    generation = Generation(backend=backend, concurrency=concurrency, max_new_tokens=options.limit)
     engine = Engine(find_model(options.model), generation, options.dtype)
     draws = {"kind": "sampling", "samples": options.samples, "temperature": TEMPERATURE}
     decoding = Decoding(**draws if options.samples > 1 else {})

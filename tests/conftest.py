@@ -8,6 +8,9 @@ import pytest
 
 DATA = Path(__file__).parent / "data"
 
+# a model this small gains nothing from a second thread, and two that wait for each other lose much on a busy machine
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 def pytest_collection_modifyitems(items):
     import shutil

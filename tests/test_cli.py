@@ -205,6 +205,7 @@ def test_every_option_of_generate_arrives(call, tiny_model, tmp_path):
     }
     assert {k: v for k, v in about["generation"].items() if v} == {
         "max_new_tokens": 3,
+        "concurrency": 64,
         "batch_size": 6,
         "backend": "transformers",
         "chain_of_thought": True,

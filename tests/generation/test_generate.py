@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from fake_backend import FakeBackend, KilledError
 
 from flextune.files import read_jsonl
@@ -104,25 +103,18 @@ def test_batches_are_sorted_by_length_with_the_longest_first(written):
     ]
 
 
-@pytest.mark.parametrize(("beams", "sizes"), [(1, [4, 1]), (2, [2, 2, 1]), (3, [1] * 5), (9, [1] * 5)])
-def test_beams_share_the_batch_size(written, beams, sizes):
-    backend = written(decoding=Decoding(kind="beam", beams=beams))
-    assert [len(batch) for batch in backend.batches] == sizes
-
-
 @pytest.fixture(scope="module")
 def draws(tiny_model, tmp_path_factory):
     """20 samples of 3 problems, as bytes, by the batch size they were written with."""
     found = {}
     problems = load_benchmark("basics-python", limit=3).problems
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # beside other work, two that wait for each other at each token take many times as long
     for size in (1, 7, 32):
         path = tmp_path_factory.mktemp("draws") / "c.jsonl"
-        engine = Engine(find_model(str(tiny_model)), Generation(max_new_tokens=12, batch_size=size), "float32")
+        engine = Engine(
+            find_model(str(tiny_model)), Generation(max_new_tokens=12, batch_size=size, concurrency=size), "float32"
+        )
         generate(engine, problems, path, decoding=replace(SAMPLING, samples=20))
         found[size] = path.read_bytes()
-    torch.set_num_threads(threads)
     return found
 
 

@@ -12,7 +12,7 @@ from flextune.generation.choice import LOOK, Choice
 from flextune.generation.settings import Decoding
 from flextune.generation.transformers_backend import TransformersBackend
 from flextune.models import ModelSource
-from flextune.tasks import load_benchmark
+from flextune.tasks import load_benchmark, truncate
 
 SAMPLING = Decoding(kind="sampling", temperature=0.8, top_p=0.95)
 
@@ -52,6 +52,16 @@ def test_a_batch_writes_what_generate_writes_one_by_one(backend, tiny_model, pro
     assert all((text.finish_reason, text.tokens) == ("length", 24) for text in texts)
 
 
+@pytest.mark.parametrize("benchmark", ["humaneval", "humaneval-java"])
+def test_thirty_problems_are_completed_as_by_generate(backend, tiny_model, full_data, benchmark):
+    problems = load_benchmark(benchmark, full_data).problems[:30]
+    texts = written(backend, [p.prompt for p in problems], limit=12, stops=[p.stop for p in problems])
+    whole = generated(tiny_model, [problem.prompt for problem in problems], limit=12)
+    assert [truncate(text.text, p.stop) for text, p in zip(texts, problems, strict=True)] == [
+        truncate(text, p.stop) for text, p in zip(whole, problems, strict=True)
+    ]
+
+
 def test_prompts_with_a_common_beginning_and_of_one_token(backend, tiny_model, prompts):
     several = [prompts[0] + more for more in ("", "x", "x = 1", "\n    return 2\n")] + [prompts[0][:1]]
     assert [text.text for text in written(backend, several)] == generated(tiny_model, several)
@@ -75,6 +85,19 @@ def test_what_prompts_have_in_common_is_read_once(backend, prompts, monkeypatch)
     written(backend, [prompts[0] + more for more in ("a b", "c d", "e f")], limit=1)
     assert length - 2 <= read[0] <= length
     assert sum(read[1:]) < 3 * 8
+
+
+@pytest.mark.parametrize("concurrency", [1, 3, 5])
+def test_where_a_text_ends_the_next_begins(backend, prompts, monkeypatch, concurrency):
+    free = [text.text for text in written(backend, prompts)]
+    stops = [(text[2 + i : 4 + i],) for i, text in enumerate(free)]  # each text at another length
+    wholes = [written(backend, prompts + prompts, how, stops=stops + stops) for how in (Decoding(), SAMPLING)]
+    steps, step = [], TransformersBackend.step
+    monkeypatch.setattr(TransformersBackend, "step", lambda *a: steps.append(len(a[2])) or step(*a))
+    monkeypatch.setattr(backend, "concurrency", concurrency)
+    for how, whole in zip((Decoding(), SAMPLING), wholes, strict=True):
+        assert written(backend, prompts + prompts, how, stops=stops + stops) == whole
+    assert max(steps) == concurrency
 
 
 def test_rows_are_read_in_parts_where_they_are_many(backend, prompts, monkeypatch):
@@ -184,20 +207,23 @@ def test_a_prompt_that_does_not_fit_is_refused(backend, prompts):
         written(backend, prompts, limit=1000)
 
 
-def test_where_memory_does_not_suffice_half_a_batch_goes_on(backend, prompts, monkeypatch, capsys):
+def test_where_memory_does_not_suffice_half_as_many_go_on(backend, prompts, monkeypatch, capsys):
     expected = written(backend, prompts)
     inner, sizes = TransformersBackend._generate, []
 
-    def small(self, requests, *arguments):
-        sizes.append(len(requests))
-        if len(requests) > 2:
+    def small(self, requests, prompts, decoding, limit, rows):
+        sizes.append(rows)
+        if rows > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-        return inner(self, requests, *arguments)
+        return inner(self, requests, prompts, decoding, limit, rows)
 
+    monkeypatch.setattr(backend, "concurrency", 64)
     monkeypatch.setattr(TransformersBackend, "_generate", small)
     assert written(backend, prompts) == expected
-    assert sizes == [7, 3, 1, 2, 4, 2, 2]
-    assert "Memory does not suffice for 7 texts at once: going on with 3" in capsys.readouterr().err
+    assert sizes == [7, 3, 1]
+    assert "Memory does not suffice for 7 texts at a time: going on with 3" in capsys.readouterr().err
+    assert written(backend, prompts) == expected
+    assert sizes == [7, 3, 1, 1]
 
     def never(self, *arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -82,5 +82,5 @@ def _sentence(error: BaseException) -> tuple[int, str]:
             place = f"{error.filename}: " if error.filename else ""
             return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
     if type(error).__name__ == "OutOfMemoryError":  # torch's, without importing torch
-        return 1, "the GPU is out of memory: lower generation.batch_size or training.batch_size"
+        return 1, "the GPU is out of memory: lower generation.concurrency or training.batch_size"
     return 1, f"{type(error).__name__}: {error} (this is a defect of flextune; --debug shows where)"

@@ -53,7 +53,8 @@ def generate(
     length_penalty: float | None = None,
     limit: int | None = None,
     max_new_tokens: int = 512,
-    batch_size: int = 64,
+    concurrency: int = 64,
+    batch_size: int = 256,
     chat: bool = False,
     chain_of_thought: bool = False,
     strip_prompt: bool = False,
@@ -99,8 +100,10 @@ def generate(
         Ask only the first problems.
     max_new_tokens
         Longest completion.
+    concurrency
+        Texts under way at the same time; it bounds the memory.
     batch_size
-        Texts written at once.
+        Texts that are asked for together: what a kill loses at most.
     chat
         Ask through the model's chat template.
     chain_of_thought
@@ -139,6 +142,7 @@ def generate(
         },
         generation={
             "max_new_tokens": max_new_tokens,
+            "concurrency": concurrency,
             "batch_size": batch_size,
             "chat": chat,
             "chain_of_thought": chain_of_thought,

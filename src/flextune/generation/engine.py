@@ -98,7 +98,7 @@ class Engine:
             self.release()
             raise FlextuneError(
                 "a process that writes completions was killed, perhaps for want of memory; lower generation.workers "
-                "or generation.batch_size; the same command goes on"
+                "or generation.concurrency; the same command goes on"
             ) from None
 
     def release(self) -> None:
@@ -137,14 +137,14 @@ def load(source: ModelSource, generation: Generation, dtype: str = "auto") -> Ba
     if generation.backend == "vllm":
         from flextune.generation.vllm_backend import VLLMBackend
 
-        return VLLMBackend(source, dtype, generation.batch_size)
+        return VLLMBackend(source, dtype, generation.concurrency)
     if generation.backend == "openai":
         from flextune.generation.openai_backend import OpenAIBackend
 
-        return OpenAIBackend(str(source.path), str(generation.server), generation.batch_size)
+        return OpenAIBackend(str(source.path), str(generation.server), generation.concurrency)
     from flextune.generation.transformers_backend import TransformersBackend
 
-    return TransformersBackend(source, dtype)
+    return TransformersBackend(source, dtype, generation.concurrency)
 
 
 def _gpus() -> int:

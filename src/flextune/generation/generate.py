@@ -67,7 +67,7 @@ def generate(
     done = {(row["task_id"], row["sample"]): row for row in journal.rows}
     # what the cache gave is part of no batch, now and after a restart
     todo = {key: request for key, (_, request) in asked.items() if not done.get(key, {}).get("cached")}
-    cut = _cut(engine, todo, decoding) if todo.keys() - done.keys() else []
+    cut = _cut(engine, todo) if todo.keys() - done.keys() else []
     batches = [keys for keys in cut if any(key not in done for key in keys)]
     requests = [[todo[key] for key in keys] for keys in batches]
     with progress(label, len(asked), len(done)) as step:
@@ -89,11 +89,11 @@ def _request(asking: Question, sample: int, decoding: Decoding, seed: int) -> Re
     return Request(asking.text, asking.stop, number, asking.chat)
 
 
-def _cut(engine: Engine, requests: Mapping[Key, Request], decoding: Decoding) -> list[list[Key]]:
+def _cut(engine: Engine, requests: Mapping[Key, Request]) -> list[list[Key]]:
     """The batches: the longest prompts first, those of a problem's samples side by side."""
     lengths = dict(zip(requests, engine.count(list(requests.values())), strict=True))
     keys = sorted(requests, key=lambda key: (-lengths[key], key))
-    size = max(1, engine.generation.batch_size // (decoding.beams or 1))
+    size = engine.generation.batch_size
     return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 

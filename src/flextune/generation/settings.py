@@ -60,8 +60,10 @@ class Generation:
 
     max_new_tokens: Annotated[int, Field(ge=1)] = 512
     """Longest completion in tokens."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Texts written at once; each beam is one. It bounds the memory, and a kill loses at most one batch."""
+    concurrency: Annotated[int, Field(ge=1)] = 64
+    """Texts under way at the same time, each beam counted; where one ends, the next begins. It bounds the memory."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Texts that are asked for together: what a kill loses at most."""
     backend: Literal["transformers", "vllm", "openai"] = "transformers"
     """What runs the model: transformers, vLLM (the extra `vllm`), or a server with OpenAI's API (`openai`)."""
     server: str | None = None

@@ -1,7 +1,7 @@
 """The transformers backend: batches of prompts on the CPU or a GPU, always there.
 
-It decodes token by token itself, so that a text that is done leaves the batch, each has stop strings and random numbers
-of its own, and beams end at stop strings. Greedy texts are those of `model.generate` (which the tests check).
+It decodes token by token itself, so that the next text begins where one has ended, each has stop strings and random
+numbers of its own, and beams end at stop strings. Greedy texts are those of `model.generate` (which the tests check).
 """
 
 import gc
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are read at once: enough to keep a GPU busy, little memory beside the weights."""
+REFILL = 4
+"""New prompts are read when this share of the rows is free: many at a time are cheaper."""
 
 
 class TransformersBackend:
@@ -34,10 +36,11 @@ class TransformersBackend:
     Args:
         source: The base model.
         dtype: As for `load_model`.
+        concurrency: Texts under way at the same time.
     """
 
-    def __init__(self, source: ModelSource, dtype: str = "auto"):
-        self.source, self.dtype = source, dtype
+    def __init__(self, source: ModelSource, dtype: str = "auto", concurrency: int = 64):
+        self.source, self.dtype, self.concurrency = source, dtype, concurrency
         self.model: PreTrainedModel
         self.tokenizer: PreTrainedTokenizerBase
         self._using: tuple[Path | None, bool] = (None, False)
@@ -82,33 +85,39 @@ class TransformersBackend:
         return len(prompt_tokens(self.tokenizer, request))
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, limit: int) -> list[Text]:
-        """Write one text for each request; where memory does not suffice, one half after the other."""
+        """Write one text for each request; where memory does not suffice, with half as many at the same time."""
         if not requests:
             return []
         prompts = [prompt_tokens(self.tokenizer, request) for request in requests]
         longest = max(map(len, prompts)) + limit
         check_window(longest - limit, limit, getattr(self.model.config, "max_position_embeddings", None))
-        rows = len(requests) * (decoding.beams or 1)
-        if rows * longest > self._said:
-            self._said = rows * longest
-            gib = self._memory(rows, longest)
-            say(f"Keys and values: {gib:.2f} GiB at most, for {rows} texts of up to {longest} tokens")
-        try:
-            return self._generate(requests, prompts, decoding, limit)
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            if len(requests) == 1:
-                raise FlextuneError(
-                    f"memory does not suffice for one text of {len(prompts[0]) + limit} tokens"
-                    f"{f' and its {decoding.beams} beams' if decoding.beams else ''}: lower generation.max_new_tokens"
-                    f"{' or beams' if decoding.beams else ''}, or take a machine with more"
-                ) from None
-        # outside of the handler, which holds on to what did not fit
-        torch.cuda.empty_cache()
-        half = len(requests) // 2
-        say(f"Memory does not suffice for {len(requests)} texts at once: going on with {half}")
-        return [text for part in (requests[:half], requests[half:]) for text in self.generate(part, decoding, limit)]
+        beams = decoding.beams or 1
+        while True:
+            rows = max(1, min(self.concurrency // beams, len(requests))) * beams
+            if rows * longest > self._said:
+                self._said = rows * longest
+                gib = self._memory(rows, longest)
+                say(f"Keys and values: {gib:.2f} GiB at most, for {rows} texts of up to {longest} tokens")
+            try:
+                written = self._generate(requests, prompts, decoding, limit, rows)
+                break
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not out_of_memory(error):
+                    raise
+                if rows == beams:
+                    raise FlextuneError(
+                        f"memory does not suffice for one text of {longest} tokens"
+                        f"{f' and its {beams} beams' if beams > 1 else ''}: lower generation.max_new_tokens"
+                        f"{' or beams' if beams > 1 else ''}, or take a machine with more"
+                    ) from None
+            # outside of the handler, which holds on to what did not fit
+            self.concurrency = max(beams, rows // 2)
+            say(f"Memory does not suffice for {rows} texts at a time: going on with {self.concurrency}")
+            torch.cuda.empty_cache()
+        return [
+            Text(new_text(self.tokenizer, prompt, tokens), "stop" if stopped else "length", len(tokens))
+            for prompt, (tokens, stopped) in zip(prompts, written, strict=True)
+        ]
 
     def close(self) -> None:
         """Let go of the model and its memory."""
@@ -118,38 +127,46 @@ class TransformersBackend:
 
     @torch.inference_mode()
     def _generate(
-        self, requests: Sequence[Request], prompts: list[list[int]], decoding: Decoding, limit: int
-    ) -> list[Text]:
-        beams = decoding.beams or 1
-        slots = Slots(len(prompts) * beams, max(map(len, prompts)) + limit)
-        self._read(slots, [prompt for prompt in prompts for _ in range(beams)])
-        if decoding.kind in BEAMS:
-            written = BeamSearch(self, slots, requests, prompts, decoding, limit).run()
-        else:
-            written = self._write(slots, requests, prompts, decoding, limit)
-        return [
-            Text(new_text(self.tokenizer, prompt, tokens), "stop" if stopped else "length", len(tokens))
-            for prompt, (tokens, stopped) in zip(prompts, written, strict=True)
-        ]
+        self, requests: Sequence[Request], prompts: Sequence[list[int]], decoding: Decoding, limit: int, rows: int
+    ) -> list[tuple[list[int], bool]]:
+        """The new tokens of each text, and whether it came to an end, with so many rows under way."""
+        slots = Slots(rows, max(map(len, prompts)) + limit)
+        if decoding.kind not in BEAMS:
+            return self._write(slots, requests, prompts, decoding, limit)
+        written = []
+        size = rows // (decoding.beams or 1)
+        for start in range(0, len(requests), size):
+            part = slice(start, start + size)
+            self._read(slots, [prompt for prompt in prompts[part] for _ in range(decoding.beams or 1)])
+            written += BeamSearch(self, slots, requests[part], prompts[part], decoding, limit).run()
+        return written
 
-    def _read(self, slots: Slots, prompts: Sequence[list[int]]) -> None:
-        """Fill the rows with all of their prompts but the last token; what prompts have in common is read once."""
+    def _read(self, slots: Slots, prompts: Sequence[list[int]], present: Sequence[list[int]] = ()) -> None:
+        """Fill rows, after those that are under way, with all of their prompts but the last token.
+
+        What a prompt has in common with one that is `present` in the first rows, or with all others that come, is not
+        read again: all of it for a further sample of a problem, the imports for Java.
+        """
+        there = {tuple(prompt[:-1]): row for row, prompt in enumerate(present)}
         bodies = [tuple(prompt[:-1]) for prompt in prompts]
-        distinct = sorted(set(bodies), key=lambda body: (len(body), body))
-        common = _common_start(distinct)
-        if common:
-            self._forward(slots, [distinct[0][:common]], [0])
-            slots.select([0] * len(distinct), common)
-        start = 0
-        while start < len(distinct):
-            end = start + 1
-            while end < len(distinct) and (end - start + 1) * (len(distinct[end]) - common) <= PREFILL_TOKENS:
-                end += 1
-            if len(distinct[end - 1]) > common:
-                self._forward(slots, [body[common:] for body in distinct[start:end]], [common] * (end - start), start)
-            start = end
-        row_of = {body: row for row, body in enumerate(distinct)}
-        slots.select([row_of[body] for body in bodies], len(distinct[-1]))
+        new = sorted(set(bodies) - there.keys(), key=lambda body: (len(body), body))
+        first, start = len(present), 0
+        if new:
+            common = _common_start([*new, *there])
+            if common and not there:
+                self._forward(slots, [new[0][:common]], [0])
+            if common:
+                slots.select([*range(first), *[0] * len(new)], common)
+            while start < len(new):
+                end = start + 1
+                while end < len(new) and (end - start + 1) * (len(new[end]) - common) <= PREFILL_TOKENS:
+                    end += 1
+                if len(new[end - 1]) > common:
+                    parts = [body[common:] for body in new[start:end]]
+                    self._forward(slots, parts, [common] * len(parts), first + start)
+                start = end
+        row_of = there | {body: first + number for number, body in enumerate(new)}
+        slots.select([*range(first), *(row_of[body] for body in bodies)], max(map(len, bodies)))
 
     def _forward(self, slots: Slots, tokens: Sequence[Sequence[int]], starts: Sequence[int], first: int = 0) -> Tensor:
         """Let the model read new tokens of rows from `first` on; the logits (rows, vocabulary) after the last column.
@@ -177,17 +194,21 @@ class TransformersBackend:
         return self._forward(slots, [[token] for token in tokens], positions)
 
     def _write(
-        self, slots: Slots, requests: Sequence[Request], prompts: list[list[int]], decoding: Decoding, limit: int
+        self, slots: Slots, requests: Sequence[Request], prompts: Sequence[list[int]], decoding: Decoding, limit: int
     ) -> list[tuple[list[int], bool]]:
-        """The new tokens of each text, and whether it came to an end; the rows hold the prompts."""
         written: list[list[int]] = [[] for _ in requests]
         stopped = [False] * len(requests)
-        rows = list(range(len(requests)))
         choose = Choice(decoding, [request.seed for request in requests])
-        tokens = [prompt[-1] for prompt in prompts]
-        while rows:
+        waiting = list(range(len(requests)))[::-1]
+        rows: list[int] = []  # which request stands in each row
+        while rows or waiting:
+            free = slots.rows - len(rows)
+            if waiting and free * REFILL >= slots.rows:
+                coming = [waiting.pop() for _ in range(min(free, len(waiting)))]
+                self._read(slots, [prompts[row] for row in coming], [prompts[row] for row in rows])
+                rows += coming
             positions = [len(prompts[row]) + len(written[row]) - 1 for row in rows]
-            tokens = choose(self.step(slots, tokens, positions), rows)
+            tokens = choose(self.step(slots, [(written[row] or prompts[row])[-1] for row in rows], positions), rows)
             for row, token in zip(rows, tokens, strict=True):
                 stopped[row] = token in self._ends
                 if not stopped[row]:
@@ -196,7 +217,7 @@ class TransformersBackend:
             live = [i for i, row in enumerate(rows) if not stopped[row] and len(written[row]) < limit]
             kept = _fill_holes(live, len(rows))
             slots.select(kept, max(positions) + 1)
-            rows, tokens = [rows[i] for i in kept], [tokens[i] for i in kept]
+            rows = [rows[i] for i in kept]
         return list(zip(written, stopped, strict=True))
 
     def ends(self, token: int) -> bool:
