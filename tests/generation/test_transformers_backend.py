@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -54,7 +55,9 @@ def test_a_batch_writes_what_generate_writes_one_by_one(backend, tiny_model, pro
 
 @pytest.mark.parametrize("benchmark", ["humaneval", "humaneval-java"])
 def test_thirty_problems_are_completed_as_by_generate(backend, tiny_model, full_data, benchmark):
-    problems = load_benchmark(benchmark, full_data).problems[:30]
+    fitting = (p for p in load_benchmark(benchmark, full_data).problems if backend.count(Request(p.prompt)) < 1000)
+    problems = list(itertools.islice(fitting, 30))
+    assert len(problems) == 30
     texts = written(backend, [p.prompt for p in problems], limit=12, stops=[p.stop for p in problems])
     whole = generated(tiny_model, [problem.prompt for problem in problems], limit=12)
     assert [truncate(text.text, p.stop) for text, p in zip(texts, problems, strict=True)] == [
