@@ -34,7 +34,7 @@ class Beam:
 
 @dataclass
 class _Problem:
-    """The beams of one prompt; the first beams of `live` stand in the rows `rows`."""
+    """The beams of one prompt, the best first; those of `live` stand in the rows `rows`."""
 
     number: int
     rows: list[int]
@@ -44,7 +44,7 @@ class _Problem:
 
 
 class BeamSearch:
-    """Beam search over a batch of prompts whose beams stand in consecutive rows, all holding their prompt.
+    """Beam search over a batch of prompts, which stand in the first rows; there is a row for each of their beams.
 
     A beam's length counts its new tokens, the one that ends it included. With `beam-sampling` the candidates are drawn
     without replacement, in proportion to the probabilities that temperature, top-k and top-p leave; as in transformers,
@@ -67,12 +67,7 @@ class BeamSearch:
         self.draws = decoding.kind in DRAWS
         self.warpers = warpers(decoding)
         self.searches = [
-            _Problem(
-                number,
-                [number * self.beams],
-                [Beam([], 0.0)],
-                torch.Generator().manual_seed(request.seed),
-            )
+            _Problem(number, [number], [Beam([], 0.0)], torch.Generator().manual_seed(request.seed))
             for number, request in enumerate(requests)
         ]
 
@@ -93,8 +88,7 @@ class BeamSearch:
             for search in searches:
                 chosen = self._next(search, logits_RV[search.rows])
                 if self._done(search):
-                    best = max(search.ended, key=lambda beam: beam.score)
-                    found[search.number] = best
+                    found[search.number] = search.ended[0]
                 else:
                     parents += [search.rows[beam] for beam in chosen]
                     going.append(search)

@@ -137,7 +137,7 @@ class TransformersBackend:
         size = rows // (decoding.beams or 1)
         for start in range(0, len(requests), size):
             part = slice(start, start + size)
-            self._read(slots, [prompt for prompt in prompts[part] for _ in range(decoding.beams or 1)])
+            self._read(slots, prompts[part])
             written += BeamSearch(self, slots, requests[part], prompts[part], decoding, limit).run()
         return written
 
