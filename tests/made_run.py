@@ -3,7 +3,7 @@
 from flextune.files import write_json, write_jsonl
 from flextune.recipe import Recipe, Training, dump_recipe
 from flextune.rundir import RunDirectory
-from flextune.scoring.compare import compare
+from flextune.scoring.runs import compare_within
 from flextune.scoring.score import score
 
 HOSTILE = "</script><script>document.title = 'owned'</script><img src=x onerror=alert(1)>"
@@ -40,9 +40,7 @@ def make_run(path, variants=("base", "unmerged"), training=True):
         )
         score(measurement, "basics-python")
     if len(variants) > 1:
-        base, tuned = (run.measurement("basics-python", variant, "greedy").verdicts for variant in variants[:2])
-        row = {"benchmark": "basics-python", "variant": variants[1], "decoding": "greedy", **compare(base, tuned)}
-        write_json(run.comparison, [row])
+        write_json(run.comparison, compare_within(path))
     if training:
         write_jsonl(
             run.metrics,

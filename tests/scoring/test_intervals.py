@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from flextune.scoring.intervals import bootstrap_mean, mcnemar_exact, newcombe_paired, wilson
+from flextune.scoring.intervals import across_seeds, bootstrap_mean, newcombe_paired, wilson
 
 
 def test_wilson_is_the_textbooks_formula():
@@ -41,11 +41,6 @@ def test_newcombe_covers():
     assert 0.93 <= np.mean(held) <= 0.98
 
 
-def test_mcnemar_is_the_sign_test():
-    assert mcnemar_exact(0, 0) == 1
-    assert mcnemar_exact(2, 10) == pytest.approx(2 * stats.binom.cdf(2, 12, 0.5))
-
-
 def test_bootstrap_is_about_the_normal_interval_and_exact_when_nothing_varies():
     values = [0.0, 0.25, 0.5, 1.0] * 40
     found = bootstrap_mean(values)
@@ -59,3 +54,39 @@ def test_nothing_that_varies_is_no_certainty():
     assert (all_of_them.low, all_of_them.high) == (pytest.approx(wilson(48, 48).low), 1)
     no_difference = bootstrap_mean([0.0] * 48, lowest=-1.0)
     assert no_difference.low == -no_difference.high < 0
+
+
+@pytest.mark.parametrize("n", [40, 158, 500])
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.7, 0.9])
+def test_wilson_covers_as_the_textbooks_formula_does(n, p):
+    """All outcomes are enumerated: how often the interval holds p, ours and the formula's."""
+    k = np.arange(n + 1)
+    z, share = stats.norm.ppf(0.975), k / n
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+    weights = stats.binom.pmf(k, n, p)
+    expected = weights[(centre - half <= p) & (p <= centre + half)].sum()
+    ours = sum(
+        w for w, found in zip(weights, (wilson(int(i), n) for i in k), strict=True) if found.low <= p <= found.high
+    )
+    assert ours == pytest.approx(expected, abs=1e-12)
+    assert 0.92 < ours < 0.98
+
+
+def test_seeds_that_agree_leave_the_problems_scatter():
+    problems = {f"p{i}": float(i % 2) for i in range(40)}
+    found = across_seeds([problems, problems, problems])
+    assert (found.wider, found.over_seeds.width) == ("problems", 0)
+    one = bootstrap_mean(list(problems.values()))
+    assert (found.low, found.high) == (one.low, one.high)
+
+
+def test_seeds_that_do_not_agree_are_not_more_problems():
+    seeds = [{f"p{i}": float(i < solved) for i in range(100)} for solved in (30, 40, 50)]
+    found = across_seeds(seeds)
+    assert found.value == pytest.approx(0.4)
+    # Student's t with two degrees of freedom: 0.4 ± 4.303 · 0.1 / √3
+    assert found.over_seeds.low == pytest.approx(0.4 - 4.302653 * 0.1 / 3**0.5)
+    assert (found.wider, found.low, found.high) == ("seeds", found.over_seeds.low, found.over_seeds.high)
+    # 300 rows taken as 300 problems would give ± 5.5 points; the problems alone scatter more than that
+    assert found.over_problems.width > 0.16

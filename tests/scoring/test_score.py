@@ -5,7 +5,7 @@ from flextune.files import read_json, write_json, write_jsonl
 from flextune.rundir import Measurement
 from flextune.scoring.compare import compare
 from flextune.scoring.form import is_code
-from flextune.scoring.score import score
+from flextune.scoring.score import score, score_seeds
 
 
 def verdicts(path, passed):
@@ -16,7 +16,7 @@ def verdicts(path, passed):
         for s, ok in enumerate(samples if isinstance(samples, list) else [samples])
     ]
     write_jsonl(path / "verdicts.jsonl", rows)
-    return path / "verdicts.jsonl"
+    return path
 
 
 def test_scores_of_one_sample_a_problem(tmp_path):
@@ -25,7 +25,10 @@ def test_scores_of_one_sample_a_problem(tmp_path):
     score(Measurement(tmp_path), "b")
     found = read_json(tmp_path / "scores.json")
     assert (found["benchmark"], found["problems"], found["samples"]) == ("b", 8, 8)
-    assert found["pass@1"] == pytest.approx({"value": 0.375, "low": 0.13684, "high": 0.69426}, abs=1e-4)
+    value = found["pass@1"]
+    assert (value["value"], value["low"], value["high"]) == pytest.approx((0.375, 0.13684, 0.69426), abs=1e-4)
+    assert (value["problems"], value["too_few"]) == (8, [])
+    assert found["per_problem"]["t/0"] == {"samples": 1, "passed": 1}
     assert found["verdicts"] == {"wrong_answer": 5, "passed": 3}
     assert found["provenance"]["execution"] == {"sandbox": "bubblewrap"}
 
@@ -90,7 +93,10 @@ def test_several_samples_are_compared_by_their_shares(two):
 
 
 def test_different_problems_are_not_compared(two):
-    with pytest.raises(UsageError, match="not asked the same problems: 1 are in one of them only, such as 't/2'"):
+    with pytest.raises(
+        UsageError,
+        match="not asked the same problems: 0 are in the first only, 1 in the second only, such as 't/2'",
+    ):
         compare(verdicts(two[0], [True, True]), verdicts(two[1], [True, True, True]))
 
 
@@ -116,3 +122,52 @@ def test_different_problems_are_not_compared(two):
 def test_what_is_code(language, completion, expected):
     prompt = 'def f(x):\n    """Doc."""\n' if language == "python" else ""
     assert is_code(language, prompt, completion) is expected
+
+
+def test_pass_at_k_by_hand(tmp_path):
+    verdicts(tmp_path, [[True, False, False], [False, False, False]])
+    found = score(Measurement(tmp_path), "b", (1, 2))
+    assert found["pass@1"]["value"] == pytest.approx(1 / 6)
+    assert found["pass@2"]["value"] == pytest.approx((2 / 3) / 2)
+
+
+def test_ten_samples_give_pass_at_10_too(tmp_path):
+    verdicts(tmp_path, [[True] + [False] * 9, [False] * 10])
+    found = score(Measurement(tmp_path), "b")
+    assert {name: found[name]["value"] for name in found if name.startswith("pass@")} == {
+        "pass@1": 0.05,
+        "pass@10": 0.5,
+    }
+
+
+def test_problems_with_fewer_samples_are_left_out_and_named(tmp_path):
+    verdicts(tmp_path, [[True, False], [True], [False, False]])
+    found = score(Measurement(tmp_path), "b", (2,))["pass@2"]
+    assert (found["value"], found["problems"], found["too_few"]) == (0.5, 2, ["t/1"])
+    with pytest.raises(UsageError, match=r"pass@3 needs 3 samples of a problem; .* has at most 2"):
+        score(Measurement(tmp_path), "b", (3,))
+    with pytest.raises(UsageError, match="k = 0: pass@k is of at least 1 sample"):
+        score(Measurement(tmp_path), "b", (0,))
+
+
+@pytest.mark.parametrize("samples", [1, 4])
+@pytest.mark.parametrize("solved", [True, False])
+@pytest.mark.parametrize("n", [1, 30])
+def test_all_or_none_solved(tmp_path, samples, solved, n):
+    verdicts(tmp_path, [[solved] * samples] * n)
+    found = score(Measurement(tmp_path), "b")["pass@1"]
+    assert 0 <= found["low"] <= found["value"] == solved <= found["high"] <= 1
+    assert found["low"] < found["high"]
+
+
+def test_seeds(tmp_path):
+    folders = [tmp_path / str(seed) for seed in range(3)]
+    for folder, solved in zip(folders, (3, 5, 7), strict=True):
+        folder.mkdir()
+        verdicts(folder, [number < solved for number in range(10)])
+    found = score_seeds([Measurement(folder) for folder in folders])
+    assert (found["seeds"], found["problems"], found["pass@1"]["value"]) == (3, 10, pytest.approx(0.5))
+    assert found["pass@1"]["over_seeds"][0] == pytest.approx(0.5 - 4.302653 * 0.2 / 3**0.5, abs=1e-6)
+    verdicts(folders[1], [True] * 9)
+    with pytest.raises(UsageError, match="not asked the same problems: 1 are in one of them only, such as 't/9'"):
+        score_seeds([Measurement(folder) for folder in folders])

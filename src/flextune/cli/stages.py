@@ -1,4 +1,4 @@
-"""The verbs of one stage each: `train`, `generate`, `execute`, `score`, `compare`, `report`."""
+"""The verbs of one stage each: `train`, `generate`, `execute`, `report`; `score` has a file of its own."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,7 +8,6 @@ from cyclopts import Parameter
 from flextune import processes
 from flextune.errors import UsageError
 from flextune.progress import out
-from flextune.rundir import Measurement
 
 Sandbox = Literal["auto", "bubblewrap", "native", "none"]
 
@@ -231,50 +230,6 @@ def execute(
     rest = ", ".join(f"{count} {name}" for name, count in counts.items() if name != "passed")
     out.print(f"{passed} of {sum(counts.values())} passed{f' ({rest})' if rest else ''}", soft_wrap=True)
     out.print(f"Verdicts: {folder / 'verdicts.jsonl'}", soft_wrap=True)
-
-
-def score(folder: str, *, benchmark: str = "") -> None:
-    """Turn the verdicts in a folder into scores.json: pass@1 with its interval.
-
-    Parameters
-    ----------
-    folder
-        The folder with verdicts.jsonl.
-    benchmark
-        The benchmark's name, for the file.
-    """
-    from flextune.report.results import percent
-    from flextune.scoring.score import score as write_scores
-
-    scores = write_scores(Measurement(Path(folder)), benchmark or Path(folder).name)
-    value = scores["pass@1"]
-    out.print(
-        f"pass@1 {percent(value['value'])} (95 % interval {percent(value['low'])} to {percent(value['high'])}; "
-        f"{scores['problems']} problems, {scores['samples']} samples)"
-    )
-
-
-def compare(first: str, second: str) -> None:
-    """Compare two folders with verdicts of the same problems, the second against the first.
-
-    Parameters
-    ----------
-    first
-        A folder with verdicts.jsonl.
-    second
-        Another.
-    """
-    from flextune.report.results import judgement, points
-    from flextune.scoring.compare import compare as compare_verdicts
-
-    found = compare_verdicts(Measurement(Path(first)).verdicts, Measurement(Path(second)).verdicts)
-    difference = found["difference"]
-    out.print(
-        f"{points(difference['value'])} points (95 % interval {points(difference['low'])} to "
-        f"{points(difference['high'])}; p = {found['p_value']:.2g}, {found['problems']} problems): {judgement(found)}"
-    )
-    out.print(f"won {len(found['won'])}: {' '.join(found['won'])}", soft_wrap=True, markup=False)
-    out.print(f"lost {len(found['lost'])}: {' '.join(found['lost'])}", soft_wrap=True, markup=False)
 
 
 def report(run: str, *, output: str | None = None) -> None:

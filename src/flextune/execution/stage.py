@@ -18,9 +18,9 @@ from flextune.execution.results import MULTIPL_E_STATUS, write_human_eval, write
 from flextune.execution.settings import Execution
 from flextune.execution.toolchain import tool_version
 from flextune.execution.verdict import Verdict
-from flextune.files import Journal, Row, claim, read_json, read_jsonl, to_line
+from flextune.files import Journal, Row, claim, read_json, read_jsonl, to_line, write_jsonl
 from flextune.progress import progress, say
-from flextune.rundir import RunDirectory
+from flextune.rundir import Measurement, RunDirectory
 from flextune.tasks import Problem, load_benchmark
 
 WRITE_SECONDS = 0.5
@@ -37,12 +37,15 @@ def judge_file(
 ) -> dict[str, int]:
     """Judge completions, ours or a peer's; returns how often each verdict was found.
 
-    `write` adds the verdicts in a peer's format: human-eval's beside ours, MultiPL-E's in the same folder.
+    Where the folder has none yet, what was judged is put beside the verdicts as `problems.jsonl` and
+    `completions.jsonl`, so that scores, comparisons and pages need nothing else. `write` adds the verdicts in a peer's
+    format: human-eval's beside ours, MultiPL-E's in the same folder.
     """
     problems = load_benchmark(benchmark, data).problems
     programs = read_programs(completions, problems)  # what is wrong there is said before anything is made
     with RunDirectory(output).lock():
         judge_completions(completions, problems, output, settings, f"judging {benchmark}")
+        _keep(Measurement(output), problems, programs)
     say(f"sandbox: {read_json(output / 'execution.json')['sandbox']}")
     rows = list(read_jsonl(output / "verdicts.jsonl", ("task_id", "sample", "verdict")))
     if write:
@@ -52,6 +55,15 @@ def judge_file(
         else:
             write_multipl_e(output, problems, programs, verdicts)
     return dict(Counter(row["verdict"] for row in rows).most_common())
+
+
+def _keep(measurement: Measurement, problems: Sequence[Problem], programs: Sequence[Program]) -> None:
+    """Write down what was judged, unless it is there."""
+    if not measurement.problems.exists():
+        write_jsonl(measurement.path / "problems.jsonl", (problem.snapshot() for problem in problems))
+    if not measurement.completions.exists():
+        rows = ({"task_id": p.task_id, "sample": p.sample, "completion": p.completion} for p in programs)
+        write_jsonl(measurement.completions, rows)
 
 
 def judge_completions(

@@ -9,22 +9,10 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from flextune.files import write_atomic
+from flextune.report.comparison import WORDS
 from flextune.report.figures import draw
 from flextune.report.results import Result, form, judgement, percent, points, programs, read_results
 from flextune.rundir import RunDirectory
-
-WORDS = {
-    "passed": "passed",
-    "wrong_answer": "wrong answer",
-    "runtime_error": "error while running",
-    "compile_error": "does not compile",
-    "compile_timeout": "compiler too slow",
-    "timeout": "too slow",
-    "memory_limit": "too much memory",
-    "output_limit": "too much output",
-    "early_exit": "ended before its tests",
-}
-"""Verdicts in words."""
 
 
 def write_report(run: str | Path, output: str | Path | None = None) -> Path:

@@ -1,6 +1,6 @@
 """What a run directory says about results, in the shape that tables, figures and pages want."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,9 @@ def form(results: Results, comparison: dict[str, Any]) -> str:
         if (result.benchmark, result.decoding) == (comparison["benchmark"], comparison["decoding"])
         and "not_code" in result.scores
     }
-    if not {"base", comparison["variant"]} <= counts.keys():
+    if not {comparison["against"], comparison["variant"]} <= counts.keys():
         return ""
-    return f"; no code: {counts['base']} before, {counts[comparison['variant']]} after"
+    return f"; no code: {counts[comparison['against']]} before, {counts[comparison['variant']]} after"
 
 
 def percent(share: float) -> str:
@@ -110,8 +110,8 @@ def points(share: float) -> str:
     return f"{100 * share:+.1f}"
 
 
-def judgement(comparison: dict[str, Any]) -> str:
-    """What a comparison allows one to say, in words."""
-    if comparison["p_value"] >= 0.05:
+def judgement(comparison: Mapping[str, Any]) -> str:
+    """What a comparison allows one to say, in words; as one of several, by its corrected p-value."""
+    if comparison.get("p_adjusted", comparison["p_value"]) >= 0.05:
         return "no difference beyond noise"
     return "clearly more" if comparison["difference"]["value"] > 0 else "clearly fewer"

@@ -6,7 +6,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flextune.report.results import Results, form, judgement, percent, points
+from flextune.report.comparison import sentence
+from flextune.report.results import Results, form, percent
 
 
 def summary(results: Results) -> Group:
@@ -36,10 +37,9 @@ def _table(results: Results) -> Table:
 
 def _sentences(results: Results) -> Iterator[str]:
     for row in results.comparisons:
-        difference = row["difference"]
         decoding = "" if row["decoding"] == "greedy" else f" ({row['decoding']})"
+        solved = f", {len(row['won'])} won, {len(row['lost'])} lost" if "won" in row else ""
         yield (
-            f"{row['benchmark']}, {row['variant']} against base{decoding}: {points(difference['value'])} points "
-            f"({points(difference['low'])} to {points(difference['high'])}), p = {row['p_value']:.2g}, "
-            f"{len(row['won'])} won, {len(row['lost'])} lost: {judgement(row)}{form(results, row)}"
+            f"{row['benchmark']}, {row['variant']} against {row['against']}{decoding}: {sentence(row)}{solved}"
+            f"{form(results, row)}"
         )

@@ -1,7 +1,8 @@
-"""Confidence intervals for shares of problems solved, and for the difference of two on the same problems."""
+"""Confidence intervals: of shares of problems solved, of differences on the same problems, and over training seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -16,6 +17,11 @@ class Interval:
     value: float
     low: float
     high: float
+
+    @property
+    def width(self) -> float:
+        """From end to end."""
+        return self.high - self.low
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -53,7 +59,8 @@ def bootstrap_mean(per_problem: Sequence[float], lowest: float = 0.0, highest: f
 def newcombe_paired(both: int, first: int, second: int, neither: int) -> Interval:
     """Interval for the difference second − first of two shares on the same problems.
 
-    Newcombe's square-and-add interval with Wilson limits (Newcombe 1998, Statistics in Medicine 17:2635, method 10).
+    Newcombe's square-and-add interval with Wilson limits (Newcombe 1998, Statistics in Medicine 17:2635, method 10);
+    neither scipy nor statsmodels has one for paired shares.
 
     Args:
         both: Problems solved by both.
@@ -86,12 +93,87 @@ def _hypotenuse(a: float, b: float, correlation: float) -> float:
     return float(max(a * a - 2 * correlation * a * b + b * b, 0.0) ** 0.5)
 
 
-def mcnemar_exact(first: int, second: int) -> float:
-    """Exact two-sided p-value that two runs solve equally many, from the problems that only one of them solved.
+@dataclass(frozen=True)
+class Mean:
+    """The mean of n values with its 95 % interval; a single value has no interval, and no value no mean."""
 
-    >>> mcnemar_exact(3, 3), round(mcnemar_exact(0, 6), 5)
-    (1.0, 0.03125)
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+def t_interval(values: Sequence[float]) -> Mean:
+    """Student's t interval for the mean of a few values.
+
+    Values that are all the same give an interval of no width.
+
+    >>> t_interval([1.0, 2.0, 3.0])
+    Mean(value=2.0, low=-0.484..., high=4.484..., n=3)
+    >>> t_interval([1.0])
+    Mean(value=1.0, low=None, high=None, n=1)
     """
-    if first + second == 0:
-        return 1.0
-    return float(stats.binomtest(first, first + second, 0.5).pvalue)
+    n = len(values)
+    if n == 0:
+        return Mean(None, None, None, 0)
+    mean = float(np.mean(values))
+    if n == 1:
+        return Mean(mean, None, None, 1)
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return Mean(mean, mean - reach, mean + reach, n)
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """A mean over training seeds and problems, with the wider of its two intervals.
+
+    Seeds and problems are crossed: every seed was asked every problem, so that S seeds on n problems are not S · n
+    results. Over problems, with these very seeds, the interval says what other problems would have given; over seeds,
+    with these very problems, what other trainings would have given.
+    """
+
+    value: float
+    low: float
+    high: float
+    over_problems: Interval
+    over_seeds: Interval
+
+    @property
+    def wider(self) -> str:
+        """Which of the two intervals is the headline."""
+        return "seeds" if self.over_seeds.width > self.over_problems.width else "problems"
+
+
+def across_seeds(seeds: Sequence[Mapping[str, float]], lowest: float = 0.0, highest: float = 1.0) -> Crossed:
+    """The mean over seeds and problems with both intervals.
+
+    Over problems: a bootstrap of each problem's mean over the seeds. Over seeds: Student's t interval of each seed's
+    mean over the problems, cut to what is possible.
+
+    Args:
+        seeds: For each seed (at least two), the value of each problem; the same problems for all.
+        lowest: The least a value can be.
+        highest: The most a value can be.
+
+    >>> found = across_seeds([{"a": 1.0, "b": 0.0, "c": 1.0}, {"a": 1.0, "b": 0.0, "c": 0.0}])
+    >>> found.value, found.over_seeds.low, found.over_seeds.high
+    (0.5, 0.0, 1.0)
+    """
+    values = np.array([[each[task_id] for task_id in seeds[0]] for each in seeds])
+    over_problems = bootstrap_mean(values.mean(axis=0).tolist(), lowest, highest)
+    mean = t_interval(values.mean(axis=1).tolist())
+    if mean.value is None or mean.low is None or mean.high is None:
+        raise ValueError("one seed has no spread over seeds")
+    over_seeds = Interval(mean.value, max(mean.low, lowest), min(mean.high, highest))
+    wider = max(over_seeds, over_problems, key=lambda interval: interval.width)
+    return Crossed(mean.value, wider.low, wider.high, over_problems, over_seeds)
+
+
+def as_row(found: Interval | Crossed) -> dict[str, Any]:
+    """The keys that a result file has for a value: `value`, `low`, `high`, and over seeds both intervals."""
+    row: dict[str, Any] = {"value": found.value, "low": found.low, "high": found.high}
+    if isinstance(found, Crossed):
+        row["wider"] = found.wider
+        row["over_problems"] = [found.over_problems.low, found.over_problems.high]
+        row["over_seeds"] = [found.over_seeds.low, found.over_seeds.high]
+    return row

@@ -1,6 +1,7 @@
 """The stage `score`: `verdicts.jsonl` becomes `scores.json`."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,33 +10,71 @@ from flextune.errors import FlextuneError, UsageError
 from flextune.files import Row, read_json, read_jsonl, write_json
 from flextune.rundir import Measurement, version
 from flextune.scoring.form import is_code
-from flextune.scoring.intervals import Interval, bootstrap_mean, wilson
+from flextune.scoring.intervals import Interval, across_seeds, as_row, bootstrap_mean, wilson
+from flextune.scoring.pass_at_k import Count, count, estimates, usual
 from flextune.tasks import Problem
 
 
-def score(measurement: Measurement, benchmark: str) -> dict[str, Any]:
+def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> dict[str, Any]:
     """Write `scores.json` beside the verdicts and return it.
 
-    pass@1 is the mean over problems of the share of samples that pass, with Wilson's interval for one sample a problem
-    and a bootstrap over problems otherwise. Where problems and completions are at hand, `not_code` counts the
-    completions that are no code at all.
+    `pass@k` is the mean over problems of the unbiased estimate, every problem counted once however many samples it has.
+    Its interval is Wilson's where each problem has one sample, and a bootstrap over problems otherwise. A problem with
+    fewer than k samples has no pass@k: it is left out, and named in `too_few`. Where problems and completions are at
+    hand, `not_code` counts the completions that are no code at all.
+
+    Args:
+        measurement: The folder with `verdicts.jsonl`.
+        benchmark: The benchmark's name, for the file.
+        ks: Which pass@k; by default those of 1, 10 and 100 that every problem has samples for.
+
+    Raises:
+        UsageError: No problem has k samples; there is no `verdicts.jsonl`.
+        FlextuneError: The file holds no verdict.
     """
     verdicts = read_verdicts(measurement.verdicts)
-    by_problem = pass_rates(verdicts)
-    interval = pass_at_1(verdicts)
-    result: dict[str, Any] = {
-        "benchmark": benchmark,
-        "problems": len(by_problem),
-        "samples": len(verdicts),
-        "pass@1": asdict(interval),
-        "verdicts": dict(Counter(row["verdict"] for row in verdicts).most_common()),
-        "provenance": {"flextune": version()},
-    }
+    counts = count(verdicts)
+    result: dict[str, Any] = {"benchmark": benchmark, "problems": len(counts), "samples": len(verdicts)}
+    for k in ks or usual(counts):
+        values = _enough(counts, k, measurement.path)
+        too_few = [task_id for task_id in counts if task_id not in values]
+        result[f"pass@{k}"] = as_row(_interval(counts, values)) | {"problems": len(values), "too_few": too_few}
+    result["verdicts"] = dict(Counter(row["verdict"] for row in verdicts).most_common())
+    result["per_problem"] = {task_id: asdict(found) for task_id, found in counts.items()}
     if measurement.completions.exists() and measurement.problems.exists():
         result["not_code"] = _not_code(measurement)
+    result["provenance"] = {"flextune": version()}
     if measurement.execution.exists():
         result["provenance"]["execution"] = read_json(measurement.execution)
     write_json(measurement.scores, result)
+    return result
+
+
+def score_seeds(measurements: Sequence[Measurement], ks: Sequence[int] = ()) -> dict[str, Any]:
+    """pass@k of several measurements that differ by the seed of their training; each gets its own `scores.json` too.
+
+    Returns:
+        `seeds`, `problems`, and for each k the mean with both intervals (`Crossed`).
+
+    Raises:
+        UsageError: They were not asked the same problems; as for `score`.
+    """
+    counts = []
+    for measurement in measurements:
+        counts.append(count(read_verdicts(measurement.verdicts)))
+        if counts[-1].keys() != counts[0].keys():
+            only = sorted(counts[-1].keys() ^ counts[0].keys())
+            raise UsageError(
+                f"{measurements[0].path} and {measurement.path} were not asked the same problems: {len(only)} are in "
+                f"one of them only, such as {only[0]!r}"
+            )
+    result: dict[str, Any] = {"seeds": len(measurements), "problems": len(counts[0])}
+    for k in ks or usual({f"{s}/{i}": found for s, each in enumerate(counts) for i, found in each.items()}):
+        values = [_enough(found, k, measurement.path) for found, measurement in zip(counts, measurements, strict=True)]
+        common = [task_id for task_id in counts[0] if all(task_id in found for found in values)]
+        found = across_seeds([{task_id: each[task_id] for task_id in common} for each in values])
+        too_few = [task_id for task_id in counts[0] if task_id not in common]
+        result[f"pass@{k}"] = as_row(found) | {"problems": len(common), "too_few": too_few}
     return result
 
 
@@ -49,20 +88,22 @@ def read_verdicts(path: Path) -> list[Row]:
     return rows
 
 
-def pass_rates(verdicts: list[Row]) -> dict[str, float]:
-    """For each problem, the share of its samples that pass."""
-    passed: dict[str, list[bool]] = {}
-    for row in verdicts:
-        passed.setdefault(row["task_id"], []).append(bool(row["passed"]))
-    return {task_id: sum(found) / len(found) for task_id, found in passed.items()}
+def _enough(counts: Mapping[str, Count], k: int, folder: Path) -> dict[str, float]:
+    """pass@k of the problems that have it; an error if none has."""
+    if k < 1:
+        raise UsageError(f"k = {k}: pass@k is of at least 1 sample")
+    values = estimates(counts, k)
+    if not values:
+        most = max(found.samples for found in counts.values())
+        raise UsageError(f"pass@{k} needs {k} samples of a problem; {folder} has at most {most}")
+    return values
 
 
-def pass_at_1(verdicts: list[Row]) -> Interval:
-    """pass@1 with its interval."""
-    rates = pass_rates(verdicts)
-    if len(rates) == len(verdicts):
-        return wilson(sum(row["passed"] for row in verdicts), len(verdicts))
-    return bootstrap_mean(list(rates.values()))
+def _interval(counts: Mapping[str, Count], values: Mapping[str, float]) -> Interval:
+    """The mean with Wilson's interval, or with a bootstrap over problems."""
+    if all(counts[task_id].samples == 1 for task_id in values):
+        return wilson(sum(counts[task_id].passed for task_id in values), len(values))
+    return bootstrap_mean(list(values.values()))
 
 
 def _not_code(measurement: Measurement) -> int:

@@ -1,48 +1,15 @@
 """Trainings that differ by their seed: means with intervals, paired differences, and who was there first."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
-
-import numpy as np
-from scipy import stats
 
 from flextune.errors import FlextuneError
 from flextune.files import Row
-from flextune.scoring.intervals import CONFIDENCE
+from flextune.scoring.intervals import t_interval
 
 Trainings = Mapping[int, Sequence[Row]]
 """By seed, the rows of `training/metrics.jsonl`; the last has a validation loss, and one of step 0 may have no more."""
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of n values with its 95 % interval; a single value has no interval, and no value no mean."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-
-
-def t_interval(values: Sequence[float]) -> Mean:
-    """Student's t interval for the mean of a few values.
-
-    Values that are all the same give an interval of no width.
-
-    >>> t_interval([1.0, 2.0, 3.0])
-    Mean(value=2.0, low=-0.484..., high=4.484..., n=3)
-    >>> t_interval([1.0])
-    Mean(value=1.0, low=None, high=None, n=1)
-    """
-    n = len(values)
-    if n == 0:
-        return Mean(None, None, None, 0)
-    mean = float(np.mean(values))
-    if n == 1:
-        return Mean(mean, None, None, 1)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
-    return Mean(mean, mean - reach, mean + reach, n)
 
 
 def final_loss(rows: Sequence[Row]) -> float:

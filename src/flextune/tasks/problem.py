@@ -44,6 +44,7 @@ class Problem:
             "prompt": self.prompt,
             "tests": tests,
             "stop": list(self.stop),
+            "upstream": self.upstream,
         }
 
     @classmethod
@@ -58,6 +59,7 @@ class Problem:
             prompt=row["prompt"],
             tests=tests,
             stop=tuple(row.get("stop", ())),
+            upstream=row.get("upstream", ""),
         )
 
 

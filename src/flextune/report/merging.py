@@ -1,0 +1,44 @@
+"""What a check of a merge found, in the terminal."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+
+def summary(check: Mapping[str, Any]) -> Group:
+    """A row for each way to run the tuned model, what could not be measured, and the verdict.
+
+    Args:
+        check: `flextune.tuning.merging.Check` as a mapping, as it stands in `merge.json`.
+    """
+    table = Table()
+    for column in ("the tuned model", "against it"):
+        table.add_column(column)
+    for column in ("largest logit difference", "KL", "flipped tokens", "ΔW kept", "error of ΔW"):
+        table.add_column(column, justify="right")
+    for row in check["rows"]:
+        table.add_row(row["against"], row["name"], *_numbers(row))
+    return Group(table, *map(Text, _sentences(check)))
+
+
+def _numbers(row: Mapping[str, Any]) -> Iterator[str]:
+    if row["kl"] is None:
+        yield from ("overflow", "", "")
+    else:
+        yield from (f"{row['largest_logit']:.2g}", f"{row['kl']:.1e}", f"{100 * row['flipped']:.1f} %")
+    for key in ("kept", "error"):
+        yield "" if row[key] is None else f"{100 * row[key]:.3g} %"
+
+
+def _sentences(check: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{check['positions']} positions at the ends of {check['prompts']} prompts"
+    yield from (f"Not measured: {reason}" for reason in check["skipped"])
+    if any(row["kept"] is None for row in check["rows"]):
+        yield "The adapter is zero: there is nothing to keep"
+    if check["fault"]:
+        yield f"The merge is broken: {check['fault']}"
+    else:
+        yield "Merged and unmerged are equal in float32, up to round-off"

@@ -1,0 +1,102 @@
+import pytest
+
+from flextune import cli
+from flextune.files import read_json, read_jsonl, write_jsonl
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+def measured(folder, solved, of=30, completion="    return 1\x1b[31m"):
+    rows = [{"task_id": f"t/{n}", "sample": 0, "passed": n < solved} for n in range(of)]
+    write_jsonl(
+        folder / "verdicts.jsonl",
+        [{**row, "verdict": "passed" if row["passed"] else "wrong_answer", "detail": ""} for row in rows],
+    )
+    write_jsonl(folder / "completions.jsonl", [{**row, "completion": completion} for row in rows])
+    problems = [{"task_id": f"t/{n}", "language": "python", "prompt": "def f():\n", "tests": ""} for n in range(of)]
+    write_jsonl(folder / "problems.jsonl", problems)
+    return folder
+
+
+def test_score(call, tmp_path):
+    code, out, _ = call("score", measured(tmp_path / "a", 12), "--problems")
+    assert code == 0
+    assert "pass@1 40.0 % (95 % interval 24.6 % to 57.7 %; 30 problems, 30 samples)" in out
+    assert "wrong answer" in out
+    assert "t/29" in out
+    assert read_json(tmp_path / "a" / "scores.json")["per_problem"]["t/29"] == {"samples": 1, "passed": 0}
+
+
+def test_score_of_seeds(call, tmp_path):
+    code, out, _ = call("score", *(measured(tmp_path / str(solved), solved) for solved in (10, 12, 14)))
+    assert code == 0
+    assert "pass@1 of 3 seeds: 40.0 %" in out
+    assert "95 % interval 23.4 % to 56.6 % over seeds; over problems 2" in out
+
+
+def test_more_samples_than_there_are(call, tmp_path):
+    code, _, err = call("score", measured(tmp_path / "a", 12), "--k", 10)
+    assert (code, "pass@10 needs 10 samples of a problem" in err) == (2, True)
+
+
+def test_compare(call, tmp_path):
+    base, tuned, worse = (measured(tmp_path / name, n) for name, n in (("base", 10), ("tuned", 20), ("worse", 8)))
+    code, out, _ = call("compare", base, tuned, worse, "--output", tmp_path / "out")
+    assert code == 0
+    assert "+33.3 points" in out
+    assert "as one of 2 comparisons, 30 problems): clearly more" in out
+    assert "would have been found four times in five" in out
+    assert [row["comparisons"] for row in read_json(tmp_path / "out" / "comparison.json")] == [2, 2]
+
+
+def test_programs_are_shown_and_steer_no_terminal(call, tmp_path):
+    base = measured(tmp_path / "base", 0, 1)
+    tuned = measured(tmp_path / "tuned", 1, 1, "    return 2\x1b]0;owned\x07")
+    code, out, _ = call("compare", base, tuned, "--show", "correction", "--output", tmp_path / "out")
+    assert code == 0
+    assert "correction: t/0 (- wrong answer, + passed)" in out
+    assert r"+     return 2\x1b]0;owned\x07" in out
+    assert "\x1b" not in out
+    (row,) = read_jsonl(tmp_path / "out" / "changes.jsonl")
+    assert (row["kind"], row["after"]["verdict"]) == ("correction", "passed")
+
+
+def test_seeds_are_joined_by_commas(call, tmp_path):
+    base = measured(tmp_path / "base", 10)
+    seeds = ",".join(str(measured(tmp_path / f"s{n}", n)) for n in (14, 15, 16))
+    code, out, _ = call("compare", base, seeds)
+    assert code == 0
+    assert "+16.7 points (95 % interval" in out
+    assert "over seeds" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["a"], "compare needs at least two"),
+        (["a", "a"], "one folder is named twice"),
+        (["a", "missing"], "missing is neither a run directory nor a folder with verdicts.jsonl"),
+        (["a", "run"], "a run directory cannot be compared with a measurement"),
+        (["a", "b", "c", "--show", "correction"], "--show needs two folders"),
+        (["a", "short"], "were not asked the same problems: 20 are in the first only"),
+    ],
+)
+def test_wrong_input(call, tmp_path, monkeypatch, arguments, expected):
+    monkeypatch.chdir(tmp_path)
+    for name in "abc":
+        measured(tmp_path / name, 3)
+    measured(tmp_path / "short", 3, 10)
+    (tmp_path / "run" / "evaluation").mkdir(parents=True)
+    code, _, err = call("compare", *arguments)
+    assert (code, expected in err) == (2, True), err
