@@ -84,7 +84,19 @@ def test_every_stage_writes_its_files(undisturbed):
     assert len(list(read_jsonl(run.metrics))) == 12
     assert (run.adapter / "adapter_config.json").exists()
     assert "</html>" in (run.report / "index.html").read_text()
-    assert len(read_json(run.comparison)) == 4
+    rows = read_json(run.comparison)
+    assert [(row["benchmark"], row["variant"], row["against"]) for row in rows] == [
+        ("basics-python", "unmerged", "base"),
+        ("basics-python", "merged", "base"),
+        ("basics-java", "unmerged", "base"),
+        ("basics-java", "merged", "base"),
+        ("together", "merged", "base"),
+        ("together", "unmerged", "base"),
+        ("basics-python", "merged", "unmerged"),
+        ("basics-java", "merged", "unmerged"),
+        ("together", "merged", "unmerged"),
+    ]
+    assert {row["problems"] for row in rows} == {4}  # a problem and its translation are one
     record = read_json(run.provenance)
     assert set(record["inputs"]) == {
         *("model", "benchmark basics-python", "benchmark basics-java", "training set basics", "training processes")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
+import yaml
 
 from flextune import hub
 from flextune.errors import FlextuneError
@@ -120,10 +121,25 @@ def _four_bits(dtype: str) -> Any:
     )
 
 
-def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: bool = False) -> Any:
+def merged_below(adapter: Path) -> tuple[Path, ...]:
+    """The adapters that were part of the weights, in order, when a run of flextune trained this one."""
+    recipe = adapter.parent / "recipe.yaml"
+    first = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("merge_first") if recipe.exists() else None
+    return (*merged_below(find_adapter(first)), find_adapter(first)) if first else ()
+
+
+def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: bool = False, dtype: str = "auto") -> Any:
     """Put an adapter beside a model's weights, or add it into them, layer by layer: in float32, cast once.
 
-    Raises `FlextuneError` if it does not fit.
+    Args:
+        model: The model; it is changed.
+        adapter: The PEFT folder.
+        merged: Add it into the weights.
+        trainable: Let it be trained.
+        dtype: Merged: the type that all weights get in the end; `auto` leaves each as it was.
+
+    Raises:
+        FlextuneError: It does not fit.
     """
     from peft import PeftModel
 
@@ -131,21 +147,23 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
         tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (ValueError, RuntimeError) as error:
         raise FlextuneError(f"the adapter {adapter} does not fit the model: {_first_line(error)}") from None
-    return _merge(tuned) if merged else tuned
+    return _merge(tuned, dtype) if merged else tuned
 
 
-def _merge(tuned: Any) -> Any:
+def _merge(tuned: Any, dtype: str) -> Any:
+    import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for layer in tuned.modules():
         if isinstance(layer, BaseTunerLayer):
             # the layer alone: casting a whole model to and fro would round its rotary frequencies
             base = layer.get_base_layer()
-            dtype = base.weight.dtype
+            before = base.weight.dtype
             base.float()
             layer.merge()
-            base.to(dtype)
-    return tuned.unload()
+            base.to(before if dtype == "auto" else getattr(torch, dtype))
+    merged = tuned.unload()
+    return merged if dtype == "auto" else merged.to(getattr(torch, dtype))
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,8 +10,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flextune import processes
 from flextune.errors import UsageError
 from flextune.execution.engine import prepare
@@ -20,18 +18,18 @@ from flextune.execution.program import Program
 from flextune.execution.settings import Execution
 from flextune.execution.stage import judge_completions
 from flextune.execution.toolchain import find_tool, tool_version
-from flextune.files import claim, sha256, write_json, write_jsonl
+from flextune.files import claim, read_json, sha256, write_json, write_jsonl
 from flextune.generation.engine import Engine
 from flextune.generation.generate import generate
 from flextune.generation.prompts import Question
 from flextune.generation.settings import Decoding, Generation
-from flextune.models import ModelSource, find_adapter, find_model
+from flextune.models import ModelSource, find_adapter, find_model, merged_below
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
 from flextune.report.page import write_report
 from flextune.reranking import ask_for_tests, choose, cross
-from flextune.rundir import Measurement, RunDirectory, folder_name, versions
-from flextune.scoring.compare import compare
+from flextune.rundir import Measurement, RunDirectory, versions
+from flextune.scoring.runs import compare_within
 from flextune.scoring.score import score
 from flextune.section import parse
 from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
@@ -63,7 +61,9 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
             if variant != "base":
                 _measure(recipe, directory, plan, engine, variant)
         engine.release()
-        _compare_all(recipe, directory)
+        comparisons = compare_within(directory.path)
+        if comparisons:
+            write_json(directory.comparison, comparisons)
         write_report(directory.path)
     return directory
 
@@ -93,6 +93,36 @@ def evaluate(
         "execution": {"allow_unsandboxed": allow_unsandboxed},
     }
     return run(parse(Recipe, content, "evaluate"), output)
+
+
+def measure_merged(
+    adapter: str | Path,
+    benchmark: Sequence[str],
+    output: str | Path,
+    *,
+    model: str | None = None,
+    data: str | None = None,
+    limit: int | None = None,
+    dtype: str = "auto",
+    max_new_tokens: int = 512,
+) -> RunDirectory:
+    """Measure an adapter beside the weights and merged into them, and compare the two problem by problem."""
+    folder = find_adapter(adapter)
+    below = merged_below(folder)
+    content: dict[str, Any] = {
+        "model": model or read_json(folder / "adapter_config.json")["base_model_name_or_path"],
+        "dtype": dtype,
+        "merge_first": str(below[-1]) if below else None,
+        "data": data,
+        "evaluation": {
+            "benchmarks": list(benchmark),
+            "limit": limit,
+            "adapter": str(folder),
+            "variants": ["unmerged", "merged"],
+        },
+        "generation": {"max_new_tokens": max_new_tokens},
+    }
+    return run(parse(Recipe, content, "merge"), output)
 
 
 def quickstart(output: str | Path, overrides: Sequence[str] = ()) -> RunDirectory:
@@ -150,7 +180,7 @@ def generate_only(
     asked = load_benchmark(benchmark, data, limit)
     source = _model(model, settings)
     tuned = find_adapter(adapter) if adapter else None
-    source = replace(source, adapters=_merged_below(tuned)) if tuned else source
+    source = replace(source, adapters=merged_below(tuned)) if tuned else source
     measurement = Measurement(Path(output))
     about = {
         "model": source.provenance,
@@ -232,22 +262,15 @@ def _find(recipe: Recipe) -> _Plan:
     source = replace(_model(recipe.model, recipe.generation, recipe.revision), quantization=recipe.quantization)
     if recipe.merge_first:
         adapter = find_adapter(recipe.merge_first)
-        source = replace(source, adapters=(*_merged_below(adapter), adapter))
+        source = replace(source, adapters=(*merged_below(adapter), adapter))
     for key, name in (("adapter.start", recipe.adapter.start), ("evaluation.adapter", recipe.evaluation.adapter)):
-        if name and [a.resolve() for a in _merged_below(find_adapter(name))] != [a.resolve() for a in source.adapters]:
-            below = ", ".join(map(str, _merged_below(find_adapter(name)))) or "none"
+        if name and [a.resolve() for a in merged_below(find_adapter(name))] != [a.resolve() for a in source.adapters]:
+            below = ", ".join(map(str, merged_below(find_adapter(name)))) or "none"
             raise UsageError(
                 f"{key} = {name!r} was trained on weights with other adapters merged in ({below}) than merge_first "
                 f"gives here ({', '.join(map(str, source.adapters)) or 'none'})"
             )
     return _Plan(source, benchmarks, training_set, validation_set)
-
-
-def _merged_below(adapter: Path) -> tuple[Path, ...]:
-    """The adapters that were part of the weights, in order, when a run of flextune trained this one."""
-    recipe = adapter.parent / "recipe.yaml"
-    first = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("merge_first") if recipe.exists() else None
-    return (*_merged_below(find_adapter(first)), find_adapter(first)) if first else ()
 
 
 def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> _Plan:
@@ -377,21 +400,3 @@ def _write(
             measurement.crossed.completions, crossed, measurement.crossed.path, execution, f"judging by tests, {label}"
         )
     choose(problems, measurement)
-
-
-def _compare_all(recipe: Recipe, directory: RunDirectory) -> None:
-    """Every tuned variant against the base, benchmark by benchmark, into `comparison.json`."""
-    if "base" not in recipe.variants or len(recipe.variants) == 1:
-        return
-    rows = []
-    for benchmark in recipe.evaluation.benchmarks:
-        for decoding in recipe.evaluation.decodings:
-            base = directory.measurement(benchmark, "base", decoding)
-            for variant in recipe.variants:
-                if variant != "base":
-                    tuned = directory.measurement(benchmark, variant, decoding)
-                    found = compare(base.verdicts, tuned.verdicts)
-                    rows.append(
-                        {"benchmark": folder_name(benchmark), "variant": variant, "decoding": decoding, **found}
-                    )
-    write_json(directory.comparison, rows)

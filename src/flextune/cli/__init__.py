@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import cyclopts
 from cyclopts import Parameter
 
-from flextune.cli import adapters, data, experiment, stages
+from flextune.cli import adapters, data, experiment, scoring, stages
 from flextune.errors import FlextuneError
 from flextune.progress import console, out, say
 from flextune.rundir import version
@@ -31,10 +31,11 @@ VERBS: tuple[Callable[..., None], ...] = (
     stages.train,
     stages.generate,
     stages.execute,
-    stages.score,
-    stages.compare,
+    scoring.score,
+    scoring.compare,
     stages.report,
     adapters.spectrum,
+    adapters.merge,
 )
 for verb in VERBS:
     app.command(verb)

@@ -1,7 +1,11 @@
-"""The verbs that look at adapters themselves: `spectrum`."""
+"""The verbs that look at adapters themselves: `spectrum`, `merge`."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
+from flextune.errors import FlextuneError
 from flextune.progress import out
 
 
@@ -40,3 +44,77 @@ def spectrum(
     spectra.draw(content, folder)
     out.print(spectra.summary(content))
     out.print(f"Numbers and figures: {folder}", soft_wrap=True)
+
+
+def merge(
+    adapter: str,
+    *,
+    output: str | None = None,
+    model: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    check: bool = False,
+    benchmark: Annotated[tuple[str, ...], Parameter(consume_multiple=False)] = (),
+    data: str | None = None,
+    limit: int | None = None,
+    max_new_tokens: int = 512,
+) -> None:
+    """Add an adapter into its model's weights, and say what that changed.
+
+    Parameters
+    ----------
+    adapter
+        A PEFT folder, or a run that has one.
+    output
+        The folder of the merged model; by default the adapter's, with -merged.
+    model
+        The model; by default the one that the adapter names.
+    dtype
+        Type of the weights that are written; auto is the model's own.
+    check
+        Measure merged against unmerged, in every type: logits, and how much of the adapter is kept.
+    benchmark
+        Measure pass@1 of both too, paired; may be given several times.
+    data
+        A folder with local copies of data sets.
+    limit
+        Ask only the first problems.
+    max_new_tokens
+        Longest completion.
+    """
+    from dataclasses import asdict
+
+    from flextune import pipeline
+    from flextune.files import read_json, write_json
+    from flextune.models import find_adapter
+    from flextune.report import merging as report
+    from flextune.report.results import read_results
+    from flextune.report.table import summary
+    from flextune.tasks import load_benchmark
+    from flextune.tuning import merging
+
+    folder = find_adapter(adapter)
+    target = Path(output) if output else folder.with_name(f"{folder.name}-merged")
+    asked = [load_benchmark(name, data, limit) for name in benchmark or ("basics-python", "basics-java")]
+    merging.merge(folder, target, model=model, dtype=dtype)
+    out.print(f"Merged: {target}", soft_wrap=True)
+    if check:
+        each = merging.PROMPTS // len(asked) or 1
+        prompts = [problem.prompt for found in asked for problem in found.problems[:each]]
+        found = asdict(merging.check(merging.base_of(folder, model), folder, prompts, target))
+        write_json(target / merging.ABOUT, {**read_json(target / merging.ABOUT), "check": found})
+        out.print(report.summary(found))
+        if found["fault"]:
+            raise FlextuneError("the merged weights are not the model that was trained")
+    if benchmark:
+        run = pipeline.measure_merged(
+            folder,
+            benchmark,
+            target.with_name(f"{target.name}-measured"),
+            model=model,
+            data=data,
+            limit=limit,
+            dtype=dtype,
+            max_new_tokens=max_new_tokens,
+        )
+        out.print(summary(read_results(run.path)))
+        out.print(f"Run: {run.path}", soft_wrap=True)

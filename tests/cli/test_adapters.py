@@ -1,0 +1,49 @@
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from flextune import cli
+from flextune.files import read_json
+from flextune.tuning import merging
+
+
+@pytest.fixture
+def adapter(tiny_model, tmp_path):
+    torch.manual_seed(1)
+    config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(argument) for argument in arguments])
+    return ended.value.code
+
+
+def test_merge_checks_and_measures(adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    options = ("--check", "--benchmark", "basics-python", "--limit", 2, "--max-new-tokens", 4, "--dtype", "float32")
+    assert call("merge", adapter, *options) == 0
+    out = capsys.readouterr().out
+    assert "Merged and unmerged are equal in float32, up to round-off" in out
+    assert "basics-python, merged against unmerged: +0.0 points" in out
+    found = read_json(tmp_path / "adapter-merged" / "merge.json")["check"]
+    assert (found["fault"], found["rows"][0]["name"]) == (None, "merged, float32")
+    rows = read_json(tmp_path / "adapter-merged-measured" / "comparison.json")
+    assert [(row["variant"], row["against"]) for row in rows] == [("merged", "unmerged")]
+
+
+def test_a_broken_merge_fails(adapter, capsys, monkeypatch):
+    real = merging.with_adapter
+
+    def twice(model, folder, merged=False, **options):
+        model = real(model, folder, merged=merged, **options)
+        return real(model, folder, merged=True, **options) if merged else model
+
+    monkeypatch.setattr(merging, "with_adapter", twice)
+    assert call("merge", adapter, "--check") == 1
+    found = capsys.readouterr()
+    assert "The merge is broken" in found.out
+    assert "the merged weights are not the model that was trained" in found.err

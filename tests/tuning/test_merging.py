@@ -1,0 +1,154 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from flextune import models
+from flextune.errors import FlextuneError, UsageError
+from flextune.files import read_json
+from flextune.models import load_model
+from flextune.tuning import merging
+from flextune.tuning.merging import base_of, check, merge
+
+PROMPTS = ["def add(a, b):\n", "def double(x):\n    return", "def largest(values):\n"]
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj", "down_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(folder)
+    return folder
+
+
+def rows(found):
+    return {row.name: row for row in found.rows}
+
+
+def test_a_merged_folder_is_a_model(tiny_model, adapter, tmp_path):
+    output = merge(adapter, tmp_path / "merged", dtype="bfloat16")
+    merged, tokenizer = load_model(models.find_model(str(output)))
+    assert merged.dtype == torch.bfloat16
+    assert tokenizer.decode(tokenizer("def f").input_ids) == "def f"
+    base = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+    tuned = models.with_adapter(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    deltas = {name.removeprefix("base_model.model."): m for name, m in tuned.named_modules() if hasattr(m, "lora_A")}
+    assert len(deltas) == 6
+    for name, weight in merged.state_dict().items():
+        expected = base[name]
+        if (layer := name.removesuffix(".weight")) in deltas:
+            expected = expected + deltas[layer].get_delta_weight("default")
+        torch.testing.assert_close(weight, expected.bfloat16(), rtol=0, atol=0)
+    about = read_json(output / "merge.json")
+    assert (about["dtype"], set(about["model"])) == ("bfloat16", {"folder", "sha256"})
+
+
+def test_a_second_time_does_nothing_and_another_merge_is_not_overwritten(adapter, tmp_path):
+    output = merge(adapter, tmp_path / "merged")
+    before = {path: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert merge(adapter, output) == output
+    assert {path: path.stat().st_mtime_ns for path in output.iterdir()} == before
+    with pytest.raises(UsageError, match="holds another merge: dtype is 'auto' there, 'float16' here"):
+        merge(adapter, output, dtype="float16")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match=r"other is there and no merge of flextune's"):
+        merge(adapter, tmp_path / "other")
+
+
+def test_four_bits_are_refused(tiny_model, adapter, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    config = read_json(folder / "config.json")
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"load_in_4bit": True}}))
+    with pytest.raises(FlextuneError, match=r"are quantized: merging into them would lose most of the adapter"):
+        merge(adapter, tmp_path / "merged", model=str(folder))
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_that_names_no_model(adapter, tmp_path):
+    folder = shutil.copytree(adapter, tmp_path / "adapter")
+    config = read_json(folder / "adapter_config.json")
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": None}))
+    with pytest.raises(UsageError, match=r"adapter_config.json names no base_model_name_or_path: give --model"):
+        merge(folder, tmp_path / "merged")
+
+
+def test_the_check_measures_each_type(adapter, tmp_path):
+    source = base_of(adapter)
+    found = check(source, adapter, PROMPTS, merge(adapter, tmp_path / "merged", dtype="bfloat16"))
+    assert found.fault is None
+    assert (found.prompts, found.positions > 10) == (3, True)
+    each = rows(found)
+    exact = each["merged, float32"]
+    assert exact.largest_logit < 1e-5
+    assert (exact.kept, exact.error) == (pytest.approx(1, abs=1e-6), pytest.approx(0, abs=1e-5))
+    assert exact.flipped == 0
+    # the coarser the type, the more is lost
+    assert exact.error < each["merged, float16"].error < each["merged, bfloat16"].error < 0.1
+    # cast once; the other rounded the float32 weights of this checkpoint when it loaded them
+    assert 0 < each["as written"].error <= each["merged, bfloat16"].error
+    nothing = each["without the adapter, float32"]
+    assert (nothing.kept, nothing.error) == (pytest.approx(0, abs=1e-6), pytest.approx(1, abs=1e-6))
+    assert nothing.kl > 100 * each["merged, bfloat16"].kl > 0
+    assert each["unmerged, bfloat16"].kept == pytest.approx(1, abs=0.01)
+
+
+def test_the_divergence_is_that_of_the_two_models(tiny_model, adapter):
+    found = rows(check(base_of(adapter), adapter, PROMPTS[:1]))["without the adapter, float32"]
+    base, tokenizer = load_model(base_of(adapter), "float32")
+    ids = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        without = base(ids).logits[0]
+        tuned = models.with_adapter(base, adapter).eval()(ids).logits[0]
+    expected = torch.nn.functional.kl_div(
+        without.log_softmax(-1), tuned.log_softmax(-1), log_target=True, reduction="sum"
+    )
+    assert found.kl == pytest.approx(float(expected) / len(tuned), rel=1e-4)
+    assert found.largest_logit == pytest.approx(float((without - tuned).abs().max()), rel=1e-4)
+
+
+def test_a_merge_that_adds_twice_is_caught(adapter, monkeypatch):
+    real = merging.with_adapter
+
+    def twice(model, folder, merged=False, **options):
+        model = real(model, folder, merged=merged, **options)
+        return real(model, folder, merged=True, **options) if merged else model
+
+    monkeypatch.setattr(merging, "with_adapter", twice)
+    assert "200.0 % of ΔW is in the weights" in check(base_of(adapter), adapter, PROMPTS).fault
+
+
+def test_a_merge_that_spoils_other_weights_is_caught(adapter, monkeypatch):
+    real = merging.with_adapter
+
+    def spoiled(model, folder, merged=False, **options):
+        model = real(model, folder, merged=merged, **options)
+        if merged:
+            model.model.norm.weight.data *= 1.1
+        return model
+
+    monkeypatch.setattr(merging, "with_adapter", spoiled)
+    assert "a logit differs from the unmerged model's" in check(base_of(adapter), adapter, PROMPTS).fault
+
+
+def test_a_zero_adapter_has_nothing_to_keep(tiny_model, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(tmp_path)
+    found = check(base_of(tmp_path), tmp_path, PROMPTS[:1])
+    assert (found.fault, found.rows[0].kept, found.rows[0].error) == (None, None, None)
+
+
+def test_a_type_that_overflows_is_said_and_no_nan(tiny_model, adapter, tmp_path):
+    folder = tmp_path / "large"
+    model, tokenizer = load_model(models.find_model(str(tiny_model)), "float32")
+    model.model.layers[0].mlp.down_proj.weight.data *= 1e8
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    found = rows(check(base_of(adapter, str(folder)), adapter, PROMPTS[:1]))
+    assert found["merged, float16"].kl is None
+    assert replace(found["merged, float16"], kept=0.0).largest_logit is None
+    assert found["merged, bfloat16"].kl is not None
