@@ -10,8 +10,6 @@ from flextune.errors import UsageError
 from flextune.progress import out
 from flextune.rundir import Measurement
 
-Arm = tuple[Path, ...]
-
 
 def score(
     folder: str,

@@ -65,7 +65,8 @@ def compare_within(run: str | Path) -> list[dict[str, Any]]:
             for variant in others
             if (other := Place(place.benchmark, place.decoding, variant)) in places
         }
-        rows += [{"against": against, **row} for row in _rows(pairs, anyway=True)]
+        for family in _unadjusted(pairs, 1, anyway=True):
+            rows += [{"against": against, **row} for row in adjusted(family)]
     return rows
 
 
@@ -88,23 +89,13 @@ def compare_runs(
         benchmarks.
 
     Raises:
-        UsageError: The runs have no measurement in common; as for `compare`.
+        UsageError: One of them has no measurement in common with the reference; as for `compare`.
     """
-    pairs = {
-        (name, place): pair for name, arm in others.items() for place, pair in _counterparts(reference, arm).items()
-    }
-    if not pairs:
-        raise UsageError("the runs have no benchmark and decoding in common")
     single, together = [], []
-    for name in others:
-        found = _unadjusted({place: pair for (of, place), pair in pairs.items() if of == name}, k, anyway)
+    for name, arm in others.items():
+        found = _unadjusted(_counterparts(reference, arm), k, anyway)
         single += [{"name": name, **row} for row in found[0]]
         together += [{"name": name, **row} for row in found[1]]
-    return [*adjusted(single), *adjusted(together)]
-
-
-def _rows(pairs: Mapping[Place, tuple[Arm, Arm]], k: int = 1, anyway: bool = False) -> list[dict[str, Any]]:
-    single, together = _unadjusted(pairs, k, anyway)
     return [*adjusted(single), *adjusted(together)]
 
 
@@ -143,7 +134,13 @@ def _counterparts(reference: Arm, arm: Arm) -> dict[Place, tuple[Arm, Arm]]:
         else:
             matched = {v: (here[v], there[v]) for v in here if v in there}
         pairs |= {Place(benchmark, decoding, variant): pair for variant, pair in matched.items()}
+    if not pairs:
+        raise UsageError(f"{_names(reference)} and {_names(arm)} have no benchmark and decoding in common")
     return pairs
+
+
+def _names(arm: Arm) -> str:
+    return str(arm) if isinstance(arm, str | Path) else ",".join(map(str, arm))
 
 
 def _of_arm(arm: Arm) -> dict[Place, list[Path]]:
