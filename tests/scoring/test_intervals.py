@@ -90,3 +90,28 @@ def test_seeds_that_do_not_agree_are_not_more_problems():
     assert (found.wider, found.low, found.high) == ("seeds", found.over_seeds.low, found.over_seeds.high)
     # 300 rows taken as 300 problems would give ± 5.5 points; the problems alone scatter more than that
     assert found.over_problems.width > 0.16
+
+
+def newcombe_of_the_book(e, f, g, h):
+    """Newcombe 1998, method 10, for (f − g) / n: both e, first only f, second only g, neither h."""
+    n = e + f + g + h
+
+    def limits(k):
+        z, p = stats.norm.ppf(0.975), k / n
+        centre, half = (p + z**2 / (2 * n)), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+        return p, (centre - half) / (1 + z**2 / n), (centre + half) / (1 + z**2 / n)
+
+    (p_1, low_1, high_1), (p_2, low_2, high_2) = limits(e + f), limits(e + g)
+    product, margins = e * h - f * g, (e + f) * (g + h) * (e + g) * (f + h)
+    numerator = product - n / 2 if product > n / 2 else 0 if product >= 0 else product
+    phi = numerator / margins**0.5 if margins else 0
+    below = (p_1 - low_1) ** 2 - 2 * phi * (p_1 - low_1) * (high_2 - p_2) + (high_2 - p_2) ** 2
+    above = (high_1 - p_1) ** 2 - 2 * phi * (high_1 - p_1) * (p_2 - low_2) + (p_2 - low_2) ** 2
+    return p_1 - p_2 - below**0.5, p_1 - p_2 + above**0.5
+
+
+def test_newcombe_is_the_textbooks_formula_on_every_small_table():
+    cells = [(e, f, g) for e in range(9) for f in range(9 - e) for g in range(9 - e - f)]
+    for e, f, g in cells:
+        found = newcombe_paired(both=e, first=g, second=f, neither=8 - e - f - g)
+        assert (found.low, found.high) == pytest.approx(newcombe_of_the_book(e, f, g, 8 - e - f - g), abs=1e-12)
