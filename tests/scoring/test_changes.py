@@ -73,6 +73,13 @@ def test_one_of_several_passing_samples_that_is_known_is_no_alternative(tmp_path
     assert list(changes(first, second)) == []
 
 
+def test_one_sample_that_passed_is_no_failure(tmp_path):
+    first = measured(tmp_path / "a", {"p": [("    return 1", False), ("    return x", True)]})
+    second = measured(tmp_path / "b", {"p": [("    return 1", False), ("    return x + 0", True)]})
+    (change,) = changes(first, second)
+    assert (change.kind, change.before.completion, change.after.sample) == ("alternative", "    return x", 1)
+
+
 def test_without_programs_it_says_so(tmp_path, two):
     (two[0].path / "completions.jsonl").unlink()
     with pytest.raises(UsageError, match=r"a has no completions.jsonl, without which"):

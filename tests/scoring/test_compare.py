@@ -206,11 +206,12 @@ def run(path, measurements):
 
 def test_a_run_is_compared_with_its_base(tmp_path):
     solved = {("x-java", "base"): 5, ("x-java", "unmerged"): 12, ("x-java", "merged"): 11, ("x-cpp", "base"): 5}
+    (tmp_path / "recipe.yaml").write_text("evaluation: {benchmarks: [x-java, x-cpp]}\n")
     rows = compare_within(run(tmp_path, {**solved, ("x-cpp", "unmerged"): 6}))
     assert [(row["benchmark"], row["variant"], row["against"]) for row in rows] == [
-        ("x-cpp", "unmerged", "base"),
         ("x-java", "unmerged", "base"),
         ("x-java", "merged", "base"),
+        ("x-cpp", "unmerged", "base"),
         ("together", "unmerged", "base"),
         ("x-java", "merged", "unmerged"),
     ]
