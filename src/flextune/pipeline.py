@@ -18,7 +18,7 @@ from flextune.execution.program import Program
 from flextune.execution.settings import Execution
 from flextune.execution.stage import judge_completions
 from flextune.execution.toolchain import find_tool, tool_version
-from flextune.files import claim, read_json, sha256, write_json, write_jsonl
+from flextune.files import claim, sha256, write_json, write_jsonl
 from flextune.generation.engine import Engine
 from flextune.generation.generate import generate
 from flextune.generation.prompts import Question
@@ -73,56 +73,35 @@ def evaluate(
     benchmark: Sequence[str],
     output: str | Path,
     *,
-    adapter: str | None = None,
+    adapter: str | Path | None = None,
+    variants: Sequence[Variant] | None = None,
     data: str | None = None,
     limit: int | None = None,
+    dtype: str = "auto",
     max_new_tokens: int | None = None,
     allow_unsandboxed: bool = False,
 ) -> RunDirectory:
-    """Measure a model, or an adapter on it, greedily on one or more benchmarks: generate, execute and score."""
+    """Measure a model, or an adapter on it, greedily on one or more benchmarks: generate, execute, score and compare.
+
+    `variants` are those of the recipe; by default `unmerged` with an adapter and `base` without. What was merged below
+    the adapter when it was trained is merged here too.
+    """
+    below = merged_below(find_adapter(adapter)) if adapter else ()
     content: dict[str, Any] = {
         "model": model,
+        "merge_first": str(below[-1]) if below else None,
+        "dtype": dtype,
         "data": data,
         "evaluation": {
             "benchmarks": list(benchmark),
             "limit": limit,
-            "adapter": adapter,
-            "variants": ["unmerged" if adapter else "base"],
+            "adapter": str(adapter) if adapter else None,
+            "variants": list(variants or ["unmerged" if adapter else "base"]),
         },
         "generation": {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens},
         "execution": {"allow_unsandboxed": allow_unsandboxed},
     }
     return run(parse(Recipe, content, "evaluate"), output)
-
-
-def measure_merged(
-    adapter: str | Path,
-    benchmark: Sequence[str],
-    output: str | Path,
-    *,
-    model: str | None = None,
-    data: str | None = None,
-    limit: int | None = None,
-    dtype: str = "auto",
-    max_new_tokens: int = 512,
-) -> RunDirectory:
-    """Measure an adapter beside the weights and merged into them, and compare the two problem by problem."""
-    folder = find_adapter(adapter)
-    below = merged_below(folder)
-    content: dict[str, Any] = {
-        "model": model or read_json(folder / "adapter_config.json")["base_model_name_or_path"],
-        "dtype": dtype,
-        "merge_first": str(below[-1]) if below else None,
-        "data": data,
-        "evaluation": {
-            "benchmarks": list(benchmark),
-            "limit": limit,
-            "adapter": str(folder),
-            "variants": ["unmerged", "merged"],
-        },
-        "generation": {"max_new_tokens": max_new_tokens},
-    }
-    return run(parse(Recipe, content, "merge"), output)
 
 
 def quickstart(output: str | Path, overrides: Sequence[str] = ()) -> RunDirectory:

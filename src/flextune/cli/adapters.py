@@ -106,11 +106,12 @@ def merge(
         if found["fault"]:
             raise FlextuneError("the merged weights are not the model that was trained")
     if benchmark:
-        run = pipeline.measure_merged(
-            folder,
+        run = pipeline.evaluate(
+            model or merging.model_of(folder),
             benchmark,
             target.with_name(f"{target.name}-measured"),
-            model=model,
+            adapter=folder,
+            variants=("unmerged", "merged"),
             data=data,
             limit=limit,
             dtype=dtype,

@@ -1,4 +1,4 @@
-"""The verbs of one stage each: `train`, `generate`, `execute`, `report`; `score` has a file of its own."""
+"""The verbs of one stage each: `train`, `generate`, `execute`, `report`; `score` and `compare` are in scoring.py."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -35,7 +35,7 @@ def scores(found: Mapping[str, Any], title: str = "", problems: bool = False) ->
     table.add_column("verdict")
     table.add_column("samples", justify="right")
     for verdict, count in found["verdicts"].items():
-        table.add_row(Text(WORDS.get(verdict, verdict)), str(count))
+        table.add_row(Text(WORDS.get(verdict, printable(verdict))), str(count))
     parts.append(table)
     if problems:
         parts.append(_problems(found))

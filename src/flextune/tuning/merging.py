@@ -83,12 +83,18 @@ def merge(adapter: str | Path, output: str | Path, *, model: str | None = None, 
     return output
 
 
-def base_of(adapter: Path, model: str | None = None) -> ModelSource:
-    """The model of an adapter, with what was merged below it; refuses weights that are quantized on disk."""
-    name = model or read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
+def model_of(adapter: Path) -> str:
+    """The model that an adapter names."""
+    name = read_json(adapter / "adapter_config.json").get("base_model_name_or_path")
     if not name:
         raise UsageError(f"{adapter / 'adapter_config.json'} names no base_model_name_or_path: give --model")
-    source = find_model(str(name))
+    return str(name)
+
+
+def base_of(adapter: Path, model: str | None = None) -> ModelSource:
+    """The model of an adapter, with what was merged below it; refuses weights that are quantized on disk."""
+    name = model or model_of(adapter)
+    source = find_model(name)
     if "quantization_config" in read_json(source.path / "config.json"):
         raise FlextuneError(
             f"the weights of {name} are quantized: merging into them would lose most of the adapter. Name the model in "
