@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flextune import models
 from flextune.errors import FlextuneError, UsageError
@@ -133,6 +133,31 @@ def test_a_merge_that_spoils_other_weights_is_caught(adapter, monkeypatch):
 
     monkeypatch.setattr(merging, "with_adapter", spoiled)
     assert "a logit differs from the unmerged model's" in check(base_of(adapter), adapter, PROMPTS).fault
+
+
+def test_what_four_bits_keep_of_an_adapter(tiny_model, tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is missing (pip install 'flextune[qlora]')")
+    config = LlamaConfig(
+        vocab_size=600, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "model")
+    tuned = get_peft_model(model, LoraConfig(r=4, target_modules=["up_proj", "down_proj"]))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:  # as small beside the weights as a short training leaves it
+            torch.nn.init.normal_(parameter, std=2e-4)
+    tuned.save_pretrained(tmp_path / "adapter")
+    source = base_of(tmp_path / "adapter", str(tmp_path / "model"))
+    found = {(row.against, row.name): row for row in check(source, tmp_path / "adapter", PROMPTS).rows}
+    merged = found["unmerged, NF4", "merged into NF4"]
+    assert abs(merged.kept) < 0.3
+    assert merged.error == pytest.approx(1, abs=0.3)
+    # the weights that a 4-bit adapter was trained on are as far from those of 16 bits as these are from those
+    there, back = found["unmerged, float32", "unmerged, NF4"], found["unmerged, NF4", "unmerged, float16"]
+    assert there.error == pytest.approx(back.error, rel=0.02)
+    assert there.error > 2
 
 
 def test_a_zero_adapter_has_nothing_to_keep(tiny_model, tmp_path):

@@ -1,8 +1,10 @@
 """What a check of a merge found, in the terminal."""
 
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -14,14 +16,16 @@ def summary(check: Mapping[str, Any]) -> Group:
     Args:
         check: `flextune.tuning.merging.Check` as a mapping, as it stands in `merge.json`.
     """
-    table = Table()
-    for column in ("the tuned model", "against it"):
-        table.add_column(column)
-    for column in ("largest logit difference", "KL", "flipped tokens", "ΔW kept", "error of ΔW"):
-        table.add_column(column, justify="right")
-    for row in check["rows"]:
-        table.add_row(row["against"], row["name"], *_numbers(row))
-    return Group(table, *map(Text, _sentences(check)))
+    tables = []
+    for reference, rows in groupby(check["rows"], lambda row: row["against"]):
+        table = Table(title=f"against {reference}", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+        table.add_column("", no_wrap=True)
+        for column in ("max Δ logit", "KL", "flipped", "ΔW kept", "error / ΔW"):
+            table.add_column(column, justify="right")
+        for row in rows:
+            table.add_row(row["name"], *_numbers(row))
+        tables.append(table)
+    return Group(*tables, *map(Text, _sentences(check)))
 
 
 def _numbers(row: Mapping[str, Any]) -> Iterator[str]:
@@ -29,8 +33,8 @@ def _numbers(row: Mapping[str, Any]) -> Iterator[str]:
         yield from ("overflow", "", "")
     else:
         yield from (f"{row['largest_logit']:.2g}", f"{row['kl']:.1e}", f"{100 * row['flipped']:.1f} %")
-    for key in ("kept", "error"):
-        yield "" if row[key] is None else f"{100 * row[key]:.3g} %"
+    yield "" if row["kept"] is None else f"{100 * row['kept']:.1f} %"
+    yield "" if row["error"] is None else f"{row['error']:.2g}"
 
 
 def _sentences(check: Mapping[str, Any]) -> Iterator[str]:

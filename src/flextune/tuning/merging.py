@@ -31,6 +31,8 @@ ABOUT = "merge.json"
 """In a merged folder: what it was made from."""
 PROMPTS, POSITIONS = 32, 32
 """How many prompts `check` reads, and of how many positions at the end of each it compares what comes next."""
+BLOCK = 64
+"""Weights that share a scale in NF4."""
 ROUND_OFF = 1e-3
 """In float32, more than this share of ΔW lost, or of the largest logit changed, is no round-off."""
 
@@ -197,6 +199,8 @@ def check(source: ModelSource, adapter: Path, prompts: Sequence[str], written: P
     skipped = []
     if importlib.util.find_spec("bitsandbytes") is None:
         skipped.append("4 bits: bitsandbytes is missing (pip install 'flextune[qlora]')")
+    elif (width := read_json(source.path / "config.json").get("hidden_size", BLOCK)) < BLOCK:
+        skipped.append(f"4 bits: the model is {width} wide, and bitsandbytes quantizes blocks of {BLOCK} weights")
     else:
         plan += [(_UNMERGED, [_UNMERGED_NF4]), (_UNMERGED_NF4, [_MERGED_NF4, _Way("unmerged, float16", "float16")])]
     rows: list[Difference] = []
@@ -254,10 +258,12 @@ def _running(source: ModelSource, way: _Way, adapter: Path) -> Iterator[tuple[An
 
 def _reference(source: ModelSource, adapter: Path, texts: Sequence[str], way: _Way) -> _Reference:
     with _running(source, way, adapter) as (model, tokenizer):
+        # weights before logits: on a processor bitsandbytes packs 4-bit weights otherwise when they are first used
+        layers = {
+            name: (_dense(layer.get_base_layer()).to(model.dtype).cpu(), layer) for name, layer in _adapted(model)
+        }
         logits = list(_logits(model, tokenizer, texts))
-        layers = {}
-        for name, layer in _adapted(model):
-            layers[name] = _dense(layer.get_base_layer()).to(model.dtype).cpu(), layer
+        for _, layer in layers.values():
             layer.base_layer = torch.nn.Identity()  # so that the model can go
     return _Reference(way.name, logits, layers)
 

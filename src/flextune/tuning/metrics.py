@@ -1,10 +1,10 @@
 """What is measured while training: `metrics.jsonl`, a row for each optimizer step.
 
-`step, epoch, loss` (per token of the step), `fourier_loss, grad_norm, task_grad_norm, lora_A_norm, lora_B_norm,
-learning_rate`, with Sophia `sophia_unclipped, sophia_gamma, sophia_curvature, sophia_refreshes`; `tokens` learned in
-the step and `tokens_per_second`; `seconds` of training until then, without validation and checkpoints;
-`peak_memory_mb`. Where there was a validation also `validation_loss`, per token over the whole set, and `perplexity`;
-before the first step a row of its own has these.
+`step, epoch, loss` (of the task, per token of the step), `kl` where the recipe has `training.kl`, `fourier_loss,
+grad_norm, task_grad_norm, lora_A_norm, lora_B_norm, learning_rate`, with Sophia `sophia_unclipped, sophia_gamma,
+sophia_curvature, sophia_refreshes`; `tokens` learned in the step and `tokens_per_second`; `seconds` of training until
+then, without validation and checkpoints; `peak_memory_mb`. Where there was a validation also `validation_loss`, per
+token over the whole set, and `perplexity`; before the first step a row of its own has these.
 """
 
 import math
@@ -24,6 +24,7 @@ from flextune.files import read_jsonl, write_jsonl
 WHOLE = ".whole"
 """A file that marks a checkpoint whose writing came to its end."""
 LOGGED = (
+    "kl",
     "fourier_loss",
     "grad_norm",
     "task_grad_norm",

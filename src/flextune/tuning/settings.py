@@ -144,6 +144,8 @@ class Training:
     """Compute activations anew in the backward pass: less memory, a third more time."""
     checkpoint_steps: Annotated[int, Field(ge=1)] = 20
     """Optimizer steps from one checkpoint, and one validation, to the next; a killed run goes on from the last."""
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    """Adds so many times KL(base ‖ tuned) per learned token to the loss, which holds the model near what it was."""
     patience: Annotated[int, Field(ge=1)] | None = None
     """Stop when so many validations one after another were no better; the best adapter is kept."""
     report_to: list[str] = Field(default_factory=list)

@@ -27,6 +27,7 @@ from flextune.tasks import Example
 from flextune.tuning.adapters import add_adapter, changes_the_base, gathered, load_weights, save_adapter
 from flextune.tuning.batching import Collator, Row, bins, packing_is_exact, tokenize
 from flextune.tuning.curvature import SophiaCallback
+from flextune.tuning.divergence import base_logits, divergence
 from flextune.tuning.fourier import FourierPenalty
 from flextune.tuning.metrics import WHOLE, Metrics
 from flextune.tuning.settings import Adapter, Penalty, Training
@@ -109,6 +110,7 @@ def train(
             train_dataset=rows,
             data_collator=collator,
             validation=_batches(held_out.rows, collator, training) if held_out else [],
+            kl=training.kl,
             processing_class=tokenizer,
             # also with λ = 0, which changes nothing, for its figures in metrics.jsonl
             penalty=FourierPenalty(model, **_but(penalty, WHEN), seed=seed),
@@ -150,22 +152,38 @@ def _save(model: Any, trainer: "_Trainer", run: RunDirectory, start: Path) -> No
 
 
 class _Trainer(SpectralTrainer):
-    """Counts the tokens it learns, and validates per token over the whole set instead of per batch."""
+    """Counts the tokens it learns, validates per token over the whole set, and stays near the base model if asked."""
 
     control: Any
 
-    def __init__(self, *args: Any, validation: list[dict[str, Any]], **kwargs: Any):
+    def __init__(self, *args: Any, validation: list[dict[str, Any]], kl: float = 0.0, **kwargs: Any):
         super().__init__(*args, eval_dataset=validation or None, **kwargs)
         self._validation = validation
+        self._kl = kl
+        self._divergence: Any = 0.0
         self._tokens: Any = None
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         self._tokens = num_items_in_batch  # of the whole optimizer step, over all processes
         return super().training_step(model, inputs, num_items_in_batch)
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        if not self._kl:
+            return super().compute_loss(model, inputs, **kwargs)
+        base = base_logits(self.accelerator.unwrap_model(model), inputs)
+        loss, outputs = super().compute_loss(model, inputs, **{**kwargs, "return_outputs": True})
+        # each process sees its share of the tokens, and the trainer takes the mean over processes
+        share = divergence(base, outputs.logits, inputs) * self.accelerator.num_processes / self._tokens
+        self._divergence = self._divergence + share.detach()
+        return loss + self._kl * share
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self._tokens is not None:
             logs["tokens"] = int(self._tokens)
+        if "loss" in logs and self._kl:
+            logs["kl"] = self.accelerator.reduce(self._divergence, reduction="mean").item()
+            logs["loss"] -= self._kl * logs["kl"]  # the task's alone, as without
+            self._divergence = 0.0
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
