@@ -12,6 +12,7 @@ import pytest
 from flextune import Recipe, Training, UsageError, run
 from flextune.files import read_json, read_jsonl, sha256
 from flextune.pipeline import _begin, _find, _training_sets
+from flextune.recipe import parse_recipe
 from flextune.rundir import RunDirectory
 from flextune.tasks import load_benchmark
 
@@ -182,6 +183,31 @@ def test_evaluate_measures_an_adapter(undisturbed, tiny_model, tmp_path):
     scores = read_json(tmp_path / "run/evaluation/basics-python/unmerged/greedy/scores.json")
     assert (scores["problems"], scores["samples"]) == (3, 3)
     assert f"{scores['verdicts'].get('passed', 0)} of 3" in out
+
+
+@pytest.mark.slow
+def test_a_weaker_adapter_is_what_is_measured(undisturbed, tiny_model, tmp_path):
+    def texts(scale):
+        recipe = {
+            "model": str(tiny_model),
+            "dtype": "float32",
+            "evaluation": {
+                "adapter": str(undisturbed[0]),
+                "scale": scale,
+                "benchmarks": ["basics-python"],
+                "limit": 4,
+                "variants": ["base", "unmerged"],
+            },
+            "generation": {"max_new_tokens": 12},
+        }
+        done = run(parse_recipe(recipe, "recipe"), tmp_path / str(scale))
+        measured = [done.measurement("basics-python", variant, "greedy") for variant in ("base", "unmerged")]
+        return [[row["completion"] for row in read_jsonl(found.completions)] for found in measured]
+
+    base, tuned = texts(1.0)
+    assert tuned != base
+    base, tuned = texts(1e-6)
+    assert tuned == base
 
 
 def test_problems_are_not_learned_and_then_measured(tiny_model, data, tmp_path):

@@ -42,6 +42,7 @@ def test_yaml_python_and_command_line_mean_the_same(path):
         ("evaluation.variants=[base, base]", "expected at least one, each once"),
         ("evaluation.variants=[]", "expected at least one, each once"),
         ("training=null", "evaluation.variants = .*unmerged needs `training` or `evaluation.adapter`"),
+        ("evaluation={variants: [base], scale: 0.5}", "evaluation.scale = 0.5: there is no adapter to measure"),
         ("evaluation.adapter=x", "evaluation.adapter = 'x': a recipe with `training`"),
         ("evaluation.decodings={a: {temperature: 1}}", "temperature has no effect with kind: greedy"),
         ("evaluation.decodings={../a: {}}", "has to be a folder's name"),

@@ -316,6 +316,10 @@ def _measure(recipe: Recipe, directory: RunDirectory, plan: _Plan, engine: Engin
     adapter = None
     if variant != "base":
         adapter = find_adapter(recipe.evaluation.adapter) if recipe.evaluation.adapter else directory.adapter
+        if recipe.evaluation.scale != 1:
+            from flextune.tuning.adapters import scaled
+
+            adapter = scaled(adapter, recipe.evaluation.scale, directory.scaled_adapter)
     for benchmark in plan.benchmarks:
         for name, decoding in recipe.evaluation.decodings.items():
             measurement = directory.measurement(benchmark.name, variant, name)

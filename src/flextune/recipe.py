@@ -41,7 +41,9 @@ class Evaluation:
     variants: list[Variant] | None = None
     """base, unmerged, merged; by default base, and unmerged if there is an adapter."""
     adapter: str | None = None
-    """A PEFT folder to measure when the recipe trains none."""
+    """A PEFT folder, or the directory of a run that has one, to measure when the recipe trains none."""
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """Measure the adapter with ΔW multiplied by this: less of it, less forgotten (WiSE-FT, arXiv 2109.01903)."""
     decodings: dict[str, Decoding] = Field(default_factory=lambda: {"greedy": Decoding()})
     """Decodings by a name of your choice, which becomes a folder; with lists of values, one for each combination."""
 
@@ -151,6 +153,8 @@ class Recipe:
                 f"evaluation.variants = {self.variants}: an adapter that is merged into 4-bit weights is all but lost; "
                 "leave out merged, or quantization"
             )
+        if evaluation.scale != 1 and not tuned:
+            raise ValueError(f"evaluation.scale = {evaluation.scale}: there is no adapter to measure; remove it")
         for name, given in (("benchmarks", evaluation.benchmarks), ("variants", self.variants)):
             if len(set(given)) != len(given) or (evaluation.benchmarks and not given):
                 raise ValueError(f"evaluation.{name} = {given}: expected at least one, each once")

@@ -116,6 +116,7 @@ class RunDirectory:
         self.recipe = self.path / "recipe.yaml"
         self.provenance = self.path / "run.json"
         self.adapter = self.path / "adapter"
+        self.scaled_adapter = self.path / "adapter-scaled"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "training" / "metrics.jsonl"
         self.comparison = self.path / "comparison.json"

@@ -3,8 +3,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.models import ModelSource, load_model
-from flextune.tuning.adapters import add_adapter
+from flextune.models import ModelSource, load_model, with_adapter
+from flextune.tuning.adapters import add_adapter, scaled
 from flextune.tuning.settings import Adapter
 
 
@@ -90,3 +90,33 @@ def test_an_adapter_to_start_from_has_to_be_there(tiny_model, tmp_path):
     base, _ = load_model(ModelSource(tiny_model, {}))
     with pytest.raises(FlextuneError, match="is neither a PEFT adapter nor a run that has one"):
         add_adapter(base, Adapter(start=str(tmp_path)))
+
+
+def test_a_weaker_copy_has_so_much_of_the_change(tiny_model, tmp_path):
+    base, _ = load_model(ModelSource(tiny_model, {}), "float32")
+    tuned = add_adapter(base, Adapter(rank=2, alpha=5))
+    torch.manual_seed(0)
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    tuned.save_pretrained(tmp_path / "adapter")
+    weaker = scaled(tmp_path / "adapter", 0.25, tmp_path / "weaker")
+
+    def delta(folder):
+        model = with_adapter(load_model(ModelSource(tiny_model, {}), "float32")[0], folder)
+        return model.base_model.model.model.layers[1].mlp.up_proj.get_delta_weight("default")
+
+    torch.testing.assert_close(delta(weaker), 0.25 * delta(tmp_path / "adapter"))
+    assert delta(weaker).abs().max() > 0.01
+    assert sorted(path.name for path in weaker.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    # one that is there stays
+    assert scaled(tmp_path / "adapter", 0.5, tmp_path / "weaker") == weaker
+    torch.testing.assert_close(delta(weaker), 0.25 * delta(tmp_path / "adapter"))
+
+
+def test_a_change_that_is_not_proportional_is_not_scaled(tiny_model, tmp_path):
+    base, _ = load_model(ModelSource(tiny_model, {}), "float32")
+    add_adapter(base, Adapter(rank=2, peft={"use_dora": True})).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(FlextuneError, match=r"has more than the factors A and B, such as .*magnitude"):
+        scaled(tmp_path / "adapter", 0.5, tmp_path / "weaker")
+    assert not (tmp_path / "weaker").exists()

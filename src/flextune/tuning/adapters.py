@@ -1,11 +1,13 @@
-"""LoRA adapters: fresh ones from a recipe's settings, or another run's to go on with."""
+"""LoRA adapters: fresh ones from a recipe's settings, another run's to go on with, or one made weaker."""
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from peft.utils import load_peft_weights
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, load_peft_weights
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
@@ -75,6 +77,36 @@ def load_weights(model: Any, folder: Path) -> None:
 def changes_the_base(model: Any) -> bool:
     """Whether the adapter's initialisation has changed the weights that it stands beside."""
     return str(model.peft_config["default"].init_lora_weights).lower().startswith(CHANGE_THE_BASE)
+
+
+def scaled(adapter: Path, scale: float, folder: Path) -> Path:
+    """A copy of a PEFT folder whose ΔW is `scale` times as large, for any tool that reads the original.
+
+    B is multiplied, not `lora_alpha`, which some readers take for a whole number. A folder that is there is left as it
+    is.
+
+    Raises:
+        FlextuneError: ΔW is not proportional to B: DoRA, or an adapter that also has whole modules or biases.
+    """
+    if folder.exists():
+        return folder
+    weights = load_peft_weights(str(adapter), device="cpu")
+    others = [name for name in weights if "lora_A" not in name and "lora_B" not in name]
+    if others:
+        raise FlextuneError(
+            f"{adapter} has more than the factors A and B, such as {others[0]}: multiplying B would not scale it"
+        )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    shutil.copyfile(adapter / CONFIG_NAME, partial / CONFIG_NAME)
+    save_file(
+        {name: (scale * weight if "lora_B" in name else weight).contiguous() for name, weight in weights.items()},
+        partial / SAFETENSORS_WEIGHTS_NAME,
+        metadata={"format": "pt"},
+    )
+    partial.replace(folder)
+    return folder
 
 
 def gathered(model: Any) -> dict[str, Tensor]:
