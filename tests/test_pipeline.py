@@ -11,10 +11,10 @@ import pytest
 
 from flextune import Recipe, Training, UsageError, run
 from flextune.files import read_json, read_jsonl, sha256
-from flextune.pipeline import _begin, _find, _training_sets
+from flextune.inputs import find_inputs, load_data
+from flextune.pipeline import _begin
 from flextune.recipe import parse_recipe
 from flextune.rundir import RunDirectory
-from flextune.tasks import load_benchmark
 
 RECIPE = """
 model: {model}
@@ -236,9 +236,8 @@ def test_a_validation_set_by_name_is_checked_for_overlaps_too(data):
         training=Training(dataset="basics", validation="mbpp"),
         evaluation={"benchmarks": ["mbpp-java"]},
     )
-    benchmarks = [load_benchmark("mbpp-java", data)]
     with pytest.raises(UsageError, match="of mbpp are problems of mbpp-java"):
-        _training_sets(recipe, benchmarks)
+        load_data(recipe)
 
 
 def test_several_processes_only_train(monkeypatch, tmp_path):
@@ -259,7 +258,9 @@ def test_what_was_merged_below_an_adapter_belongs_to_it(tiny_model, tmp_path):
     two = trained("two", one)
 
     def find(**keys):
-        return _find(Recipe(model=str(tiny_model), **{"evaluation": {"benchmarks": ["basics-python"]}} | keys)).source
+        return find_inputs(
+            Recipe(model=str(tiny_model), **{"evaluation": {"benchmarks": ["basics-python"]}} | keys)
+        ).source
 
     assert [path.parent.name for path in find(merge_first=two).adapters] == ["one", "two"]
     on_two = {"evaluation": {"benchmarks": ["basics-python"], "adapter": two}}

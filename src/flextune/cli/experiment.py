@@ -20,7 +20,7 @@ def quickstart(*overrides: str, output: str = "runs/quickstart") -> None:
     _show(pipeline.quickstart(output, overrides).path)
 
 
-def run(recipe: str, *overrides: str, output: str | None = None) -> None:
+def run(recipe: str, *overrides: str, output: str | None = None, dry_run: bool = False) -> None:
     """Do all of a recipe: measure, train, measure again, compare, report. Killed, it goes on where it was.
 
     A recipe with a `study` trains several times and compares.
@@ -34,11 +34,19 @@ def run(recipe: str, *overrides: str, output: str | None = None) -> None:
         Keys to change, such as training.learning_rate=1e-4.
     output
         The run directory; by default runs/ and the name of the recipe.
+    dry_run
+        Only say what it will need: parameters, steps, texts, memory, disk.
     """
     from flextune import pipeline
     from flextune.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    if dry_run:
+        from flextune.estimate import estimate
+        from flextune.report.estimates import summary
+
+        out.print(summary({Path(recipe).stem: estimate(loaded)}))
+        return
     folder = output or Path("runs") / Path(recipe).stem
     if loaded.study:
         from flextune.studies.compare import run_study

@@ -1,0 +1,60 @@
+"""The verbs of several runs: `reproduce`."""
+
+from typing import Literal
+
+from flextune.errors import FlextuneError
+from flextune.progress import out
+
+
+def reproduce(
+    *overrides: str,
+    scale: Literal["paper", "small"] = "small",
+    rounds: str = "",
+    seeds: str = "0,1,2",
+    output: str = "runs",
+    results: str = "results",
+    dry_run: bool = False,
+) -> None:
+    """Print the paper's tables beside what is kept here; with --rounds, run those rows first.
+
+    Parameters
+    ----------
+    overrides
+        Keys of every recipe to change, such as model=FOLDER or data=FOLDER.
+    scale
+        The paper's size, or one that runs on a laptop.
+    rounds
+        Rows to run, with commas between them: 0, 1, 2, 3, 3A, 3B, 3C, 4, 5, another row's name, or all. Those that are
+        kept are not run again.
+    seeds
+        Of the trainings, with commas between them.
+    output
+        Where the runs are made.
+    results
+        Where what is small of them is kept, and read.
+    dry_run
+        Only say what the rows will need: parameters, steps, texts, memory, disk.
+    """
+    from flextune.report import estimates, reproduction
+    from flextune.studies import rows
+    from flextune.studies.reproduce import kept_runs
+    from flextune.studies.reproduce import reproduce as run_rows
+
+    chosen = rows.names(scale) if rounds == "all" else [rows.find(scale, name) for name in _listed(rounds)]
+    if dry_run:
+        from flextune.estimate import estimate
+
+        asked = chosen or rows.names(scale)
+        out.print(estimates.summary({row: estimate(rows.recipe_of(scale, row, overrides)) for row in asked}))
+        return
+    failures = []
+    if chosen:
+        numbers = [int(seed) for seed in _listed(seeds)]
+        failures = run_rows(scale, chosen, overrides, seeds=numbers, output=output, results=results)
+    out.print(reproduction.summary(kept_runs(results, scale), rows.PAPER, rows.TABLE_3, rows.abouts(scale)))
+    if failures:
+        raise FlextuneError(f"{len(failures)} rows failed: {'; '.join(failures)}")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

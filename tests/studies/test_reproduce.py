@@ -1,0 +1,92 @@
+"""Rows run, kept and read back, on a tiny model: whole rows are not run again, and one that fails stops no other."""
+
+import pytest
+import yaml
+
+from flextune import pipeline
+from flextune.errors import FlextuneError, UsageError
+from flextune.files import read_json, read_jsonl
+from flextune.rundir import RunDirectory
+from flextune.studies import reproduce as module
+from flextune.studies.reproduce import kept_runs, reproduce
+from flextune.studies.rows import names
+
+SHORT = (
+    "dtype=float32",
+    "training.dataset=basics",
+    "training.limit=8",
+    "training.learning_rate=0.01",
+    "evaluation.benchmarks=[basics-python, basics-javascript]",
+    "evaluation.limit=3",
+    "generation.max_new_tokens=8",
+)
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """In this process: starting one for each run takes ten seconds."""
+    monkeypatch.setattr(module, "alone", lambda function, *arguments: function(*arguments))
+
+
+def rows(tiny_model, tmp_path, *chosen, seeds=(0, 1), overrides=()):
+    return reproduce(
+        "small",
+        chosen,
+        [f"model={tiny_model}", *SHORT, *overrides],
+        seeds=seeds,
+        output=tmp_path / "runs",
+        results=tmp_path / "results",
+    )
+
+
+@pytest.mark.slow
+def test_rows_are_run_kept_and_read_back(tiny_model, tmp_path, here, monkeypatch, capsys):
+    # scale-0.5 needs plain's adapter, which is trained for it, and measured only once
+    assert rows(tiny_model, tmp_path, "round-0", "scale-0.5", "plain") == []
+    arms = kept_runs(tmp_path / "results", "small")
+    assert {row: list(seeds) for row, seeds in arms.items()} == {"round-0": [0], "plain": [0, 1], "scale-0.5": [0, 1]}
+    assert "scale-0.5 goes on from plain, which is trained first" in " ".join(capsys.readouterr().err.split())
+    run, kept = (RunDirectory(tmp_path / side / "small/plain/seed-1") for side in ("runs", "results"))
+    assert (run.adapter.exists(), kept.adapter.exists(), kept.report.exists()) == (True, False, False)
+    assert {path.name for path in kept.path.rglob("*") if path.is_file()} == {
+        *("recipe.yaml", "run.json", "metrics.jsonl", "problems.jsonl"),
+        *("completions.jsonl", "verdicts.jsonl", "execution.json", "scores.json"),
+    }
+    assert yaml.safe_load(kept.recipe.read_text())["seed"] == 1
+    asked = list(read_jsonl(kept.problems("basics-python")))
+    assert all(row[key].startswith("sha256:") for row in asked for key in ("prompt", "tests"))
+    assert [row["task_id"] for row in asked] == [row["task_id"] for row in read_jsonl(run.problems("basics-python"))]
+    scores = kept.measurement("basics-python", "unmerged", "greedy").scores
+    assert read_json(scores)["problems"] == 3
+
+    # what is kept is not done again, wherever the runs are
+    monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("run again"))
+    assert rows(tiny_model, tmp_path, "round-0", "plain", "scale-0.5") == []
+    with pytest.raises(UsageError, match=r"plain/seed-0 was made with another recipe: .*learning_rate is 0\.01 there"):
+        rows(tiny_model, tmp_path, "plain", overrides=["training.learning_rate=0.02"])
+
+
+def test_a_row_that_fails_stops_no_other(tiny_model, tmp_path, here, monkeypatch):
+    done = []
+
+    def run(recipe, folder):
+        if recipe.penalty.form == "l2":
+            raise FlextuneError("out of memory in step 3")
+        done.append(str(folder.relative_to(tmp_path)))
+
+    monkeypatch.setattr(pipeline, "run", run)
+    failures = rows(tiny_model, tmp_path, "l2", "plain", seeds=(0, 5))
+    assert failures == ["l2, seed 0: out of memory in step 3", "l2, seed 5: out of memory in step 3"]
+    assert done == ["runs/small/plain/seed-0", "runs/small/plain/seed-5"]
+
+
+def test_all_rows_of_a_seed_come_before_the_next_seed(tiny_model, tmp_path, here, monkeypatch):
+    done = []
+    monkeypatch.setattr(pipeline, "run", lambda recipe, folder: done.append((folder.parent.name, recipe.seed)))
+    rows(tiny_model, tmp_path, "round-0", "plain", "l2", seeds=(0, 1))
+    assert done == [("round-0", 0), ("plain", 0), ("l2", 0), ("plain", 1), ("l2", 1)]
+
+
+def test_nothing_kept_is_an_empty_table(tmp_path):
+    assert kept_runs(tmp_path, "small") == {}
+    assert len(names("small")) > 15

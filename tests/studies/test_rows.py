@@ -1,0 +1,140 @@
+"""The paper's rows: every recipe is whole, and its arithmetic is the paper's."""
+
+import pytest
+import yaml
+from transformers import LlamaConfig
+
+from flextune.errors import FlextuneError, UsageError
+from flextune.estimate import estimate
+from flextune.recipe import PACKAGED, dump_recipe
+from flextune.studies.rows import CONTROLS, PAPER, TABLE_3, find, names, recipe_of, used_by
+
+# by row: what is trained of Code Llama 7B
+TRAINED = {
+    "round-1": 11_927_552,  # Table 1, “approximately 11.9 million”
+    "round-2": 11_927_552,
+    "round-2-sophia": 11_927_552,
+    "round-3c": 11_927_552,
+    "round-5": 11_599_872,  # section 8.4
+    "table-4-comprehensive": 11_927_552,
+    "table-4-standard": 4_194_304,
+    "plain": 11_599_872,
+}
+SAME = (
+    "training.batch_size",
+    "training.learning_rate",
+    "training.schedule",
+    "training.max_length",
+    "adapter",
+    "penalty",
+)
+
+
+@pytest.fixture(scope="module")
+def code_llama(tmp_path_factory):
+    """A folder with Code Llama 7B's configuration, and no weights."""
+    folder = tmp_path_factory.mktemp("code-llama")
+    LlamaConfig(
+        vocab_size=32_016, hidden_size=4096, intermediate_size=11_008, num_hidden_layers=32, num_attention_heads=32
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_every_number_of_the_paper_has_its_row():
+    assert set(PAPER) <= set(names("paper"))
+    claims = {(row, claim.value) for row, claimed in PAPER.items() for claim in claimed}
+    assert len(claims) == 13
+    assert {claim.row for claim in TABLE_3} <= set(names("paper"))
+    for row, claimed in PAPER.items():
+        recipe = recipe_of("paper", row)
+        for claim in claimed:  # the recipe measures what the paper reports
+            assert claim.benchmark in recipe.evaluation.benchmarks
+            assert claim.variant in recipe.variants
+
+
+@pytest.mark.parametrize("row", names("paper"))
+def test_a_dry_run_of_every_row_of_the_paper(row, code_llama, data):
+    overrides = [f"model={code_llama}", f"data={data}", "training.dataset=mbpp", "training.validation=null"]
+    overrides += [] if "round-2" not in row else ["training.solutions=1"]
+    found = estimate(recipe_of("paper", row, overrides))
+    assert found.parameters == 6_738_546_688
+    assert found.trainable == TRAINED.get(row)
+    assert (found.steps is not None) == (row in TRAINED)
+    assert found.texts > 0
+
+
+def test_shares_and_memory_are_those_of_the_notes(code_llama, data):
+    def of(*keys):
+        return estimate(recipe_of("paper", "round-1", [f"model={code_llama}", f"data={data}", *keys]))
+
+    assert f"{of().trainable / of().parameters:.4%}" == "0.1770%"
+    weights = of("dtype=float16", "generation.concurrency=1", "generation.max_new_tokens=1")
+    # 12,853 MiB of float16 weights, the adapter, and keys and values of 513 tokens of half a MiB
+    assert weights.generation_gib * 1024 == pytest.approx(12_853 + 11_927_552 * 4 / 2**20 + 513 / 2, abs=2)
+    four = of("quantization=nf4", "generation.concurrency=1", "generation.max_new_tokens=1")
+    assert four.generation_gib * 1024 == pytest.approx(3_686 + 11_927_552 * 4 / 2**20 + 513 / 2, rel=0.01)
+    assert of("training.gradient_checkpointing=true").training_gib < of().training_gib
+
+
+def test_steps_are_those_of_the_training(code_llama, data):
+    found = estimate(
+        recipe_of(
+            "paper", "round-5", [f"model={code_llama}", f"data={data}", "training.limit=3", "training.batch_size=2"]
+        )
+    )
+    assert (found.examples, found.steps) == (3, 6)
+
+
+def test_a_model_that_cannot_be_had(monkeypatch, data):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        FlextuneError, match=r"configuration of codellama/CodeLlama-7b-hf cannot be fetched.*model=FOLDER"
+    ):
+        estimate(recipe_of("paper", "round-0", [f"data={data}"]))
+
+
+def test_small_rows_are_the_papers_but_for_their_size():
+    for row in set(names("small")) & set(names("paper")) & set(TRAINED):
+        small, paper = (yaml.safe_load(dump_recipe(recipe_of(scale, row))) for scale in ("small", "paper"))
+        for key in SAME:
+            one, two = small, paper
+            for part in key.split("."):
+                one, two = one[part], two[part]
+            assert one == two, f"{row}: {key}"
+
+
+def test_controls_differ_from_round_5_in_one_thing():
+    five = yaml.safe_load(dump_recipe(recipe_of("small", "round-5")))
+    for row, changed in (
+        ("plain", {"penalty": {"strength": 0.0}}),
+        ("permuted", {"penalty": {"form": "permuted"}}),
+        ("l2", {"penalty": {"form": "l2"}}),
+        ("kl", {"penalty": {"strength": 0.0}, "training": {"kl": 0.1}}),
+    ):
+        control = yaml.safe_load(dump_recipe(recipe_of("small", row)))
+        for section in ("training", "adapter", "evaluation", "generation"):
+            assert control[section] == five[section] | changed.get(section, {}), f"{row}: {section}"
+        assert {k: v for k, v in control["penalty"].items() if v != five["penalty"][k]} == changed["penalty"]
+    assert set(CONTROLS) & set(names("small")) == set(CONTROLS) - {"tuned"}
+
+
+def test_a_row_that_goes_on_from_another_names_one_that_trains():
+    for scale in ("paper", "small"):
+        for row in names(scale):
+            for other in used_by(recipe_of(scale, row)).values():
+                assert recipe_of(scale, other).training is not None
+
+
+def test_names():
+    assert (find("paper", "3A"), find("small", "0"), find("small", "scale-0.5")) == ("round-3a", "round-0", "scale-0.5")
+    with pytest.raises(UsageError, match=r"'9' is no row of scale small; there are round-0, .*plain"):
+        find("small", "9")
+    with pytest.raises(UsageError, match="scale = 'big': expected paper or small"):
+        names("big")
+    packaged = {path.stem for path in (PACKAGED / "small").glob("*.yaml")}
+    assert packaged - {"optimizers"} == set(names("small"))  # none is forgotten
+
+
+def test_keys_of_training_change_only_what_trains():
+    assert recipe_of("small", "round-0", ["training.epochs=2", "seed=3"]).training is None
+    assert recipe_of("small", "round-5", ["training.epochs=2"]).training.epochs == 2
