@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from flextune.errors import FlextuneError
+from flextune.errors import FlextuneError, UsageError
 from flextune.progress import out
 
 
@@ -49,7 +49,9 @@ def reproduce(
         return
     failures = []
     if chosen:
-        numbers = [int(seed) for seed in _listed(seeds)]
+        numbers = [int(seed) for seed in _listed(seeds) if seed.isdecimal()]
+        if not numbers or len(numbers) != len(_listed(seeds)):
+            raise UsageError(f"seeds = {seeds!r}: expected whole numbers with commas between them, such as 0,1,2")
         failures = run_rows(scale, chosen, overrides, seeds=numbers, output=output, results=results)
     out.print(reproduction.summary(kept_runs(results, scale), rows.PAPER, rows.TABLE_3, rows.abouts(scale)))
     if failures:

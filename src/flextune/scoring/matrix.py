@@ -22,7 +22,7 @@ Arms = Mapping[str, Mapping[int, str | Path]]
 def matrix(arms: Arms) -> list[dict[str, Any]]:
     """pass@1 of each arm on each benchmark, and what it is against the model as it came.
 
-    An arm with several seeds is measured where all of them are. The model as it came is that of the first arm that has
+    An arm's value is over the seeds that were measured there. The model as it came is that of the first arm that has
     the variant `base` of a benchmark and decoding.
 
     Returns:
@@ -32,13 +32,13 @@ def matrix(arms: Arms) -> list[dict[str, Any]]:
     """
     base: dict[tuple[str, str], Path] = {}
     for runs in arms.values():
-        for place, folders in _everywhere(runs).items():
+        for place, folders in _places(runs).items():
             if place.variant == "base":
                 base.setdefault((place.benchmark, place.decoding), next(iter(folders.values())))
     rows = []
     for name, runs in arms.items():
         found = []
-        for place, folders in _everywhere(runs).items():
+        for place, folders in _places(runs).items():
             measured = list(folders.values())
             reference = base.get((place.benchmark, place.decoding)) if place.variant != "base" else None
             found.append(
@@ -71,18 +71,21 @@ def transfer(arms: Arms, of: str, learned: str, variant: str = "unmerged") -> li
 
     Returns:
         For each other arm a row of `compare_together` with its name as `reference`, the seeds that both have, and
-        `p_adjusted`, corrected for their number. Arms that have no benchmark or seed in common with it are left out.
+        `p_adjusted`, corrected for their number. Benchmarks count that all seeds of both have; arms that have none in
+        common with it are left out.
     """
     rows = []
     for name, runs in arms.items():
         seeds = [seed for seed in arms[of] if seed in runs]
         if name == of or not seeds:
             continue
-        ours, theirs = (_everywhere({seed: side[seed] for seed in seeds}) for side in (arms[of], runs))
+        ours, theirs = (_places({seed: side[seed] for seed in seeds}) for side in (arms[of], runs))
         pairs = {
             place.benchmark: (list(theirs[place].values()), list(folders.values()))
             for place, folders in ours.items()
-            if place in theirs and place.variant == variant and language(next(iter(folders.values()))) != learned
+            if place.variant == variant
+            and len(folders) == len(theirs.get(place, ())) == len(seeds)
+            and language(next(iter(folders.values()))) != learned
         }
         if pairs:
             rows.append({"arm": of, "reference": name, **compare_together(pairs, anyway=True), "seeds": seeds})
@@ -96,15 +99,13 @@ def language(folder: Path) -> str:
     return first["language"] if first else ""
 
 
-def _everywhere(runs: Mapping[int, str | Path]) -> dict[Place, dict[int, Path]]:
-    """The measurements that the runs of all seeds have."""
-    found = {seed: measurements(run) for seed, run in runs.items()}
-    first = next(iter(found.values()), {})
-    return {
-        place: {seed: each[place] for seed, each in found.items()}
-        for place in first
-        if all(place in each for each in found.values())
-    }
+def _places(runs: Mapping[int, str | Path]) -> dict[Place, dict[int, Path]]:
+    """Each measurement with the seeds that have it."""
+    found: dict[Place, dict[int, Path]] = {}
+    for seed, run in runs.items():
+        for place, folder in measurements(run).items():
+            found.setdefault(place, {})[seed] = folder
+    return found
 
 
 def _value(folders: list[Path]) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""Kept rows made by hand: run directories with verdicts on a few problems in three languages."""
+
+from flextune.files import write_json, write_jsonl
+from flextune.recipe import Recipe, dump_recipe
+from flextune.rundir import RunDirectory
+from flextune.scoring.score import score
+
+LANGUAGES = {"humaneval": "python", "humaneval-java": "java", "humaneval-js": "javascript"}
+
+
+def make_row(root, name, seed, solved, variant="unmerged", of=20):
+    """A run that solved the problems whose numbers are given for each benchmark; returns its folder."""
+    run = RunDirectory(root / name / f"seed-{seed}")
+    recipe = Recipe(model="m", seed=seed, evaluation={"benchmarks": list(solved)})
+    run.begin(dump_recipe(recipe), {}, {"python": "3"})
+    for benchmark, numbers in solved.items():
+        ids = [f"{benchmark}/{number}" for number in range(of)]
+        problems = [
+            {"task_id": i, "language": LANGUAGES[benchmark], "prompt": "p", "tests": "t", "upstream": f"humaneval/{n}"}
+            for n, i in enumerate(ids)
+        ]
+        write_jsonl(run.problems(benchmark), problems)
+        measurement = run.measurement(benchmark, variant, "greedy")
+        verdicts = [
+            {"task_id": i, "sample": 0, "verdict": "passed" if n in numbers else "wrong_answer", "passed": n in numbers}
+            for n, i in enumerate(ids)
+        ]
+        write_jsonl(measurement.verdicts, verdicts)
+        write_json(measurement.execution, {"limits": {}, "toolchains": {}})
+        score(measurement, benchmark)
+    return run.path

@@ -1,0 +1,79 @@
+"""Arms on benchmarks, with numbers that can be counted by hand."""
+
+import pytest
+from made_rows import make_row
+
+from flextune.scoring.compare import compare
+from flextune.scoring.matrix import matrix, transfer
+
+HALF = set(range(10))
+
+
+@pytest.fixture
+def arms(tmp_path):
+    def made(name, seed, python, java, js, variant="unmerged"):
+        solved = {"humaneval": python, "humaneval-java": java, "humaneval-js": js}
+        return make_row(tmp_path, name, seed, solved, variant)
+
+    return {
+        "base": {0: made("base", 0, HALF, HALF, HALF, "base")},
+        "plain": {
+            0: made("plain", 0, HALF | {10, 11}, HALF - {0}, HALF - {0, 1}),
+            1: made("plain", 1, HALF | {10}, HALF - {0, 1}, HALF),
+        },
+        "penalty": {
+            0: made("penalty", 0, HALF | {10}, HALF | {12, 13}, HALF),
+            1: made("penalty", 1, HALF | {10}, HALF | {12}, HALF),
+        },
+    }
+
+
+def test_each_arm_on_each_benchmark_against_the_base(arms):
+    found = {(row["arm"], row["benchmark"]): row for row in matrix(arms)}
+    assert len(found) == 9
+    base = found["base", "humaneval-java"]
+    assert (base["language"], base["problems"], base["seeds"]) == ("java", 20, [0])
+    assert (base["value"]["value"], base["against_base"]) == (0.5, None)
+    plain = found["plain", "humaneval-java"]
+    assert plain["value"]["value"] == pytest.approx((9 + 8) / 40)
+    assert plain["seeds"] == [0, 1]
+    assert plain["against_base"]["difference"]["value"] == pytest.approx(-1.5 / 20)
+    assert plain["against_base"]["comparisons"] == 3
+    assert plain["against_base"]["p_adjusted"] >= plain["against_base"]["p_value"]
+
+
+def test_the_mean_over_the_languages_that_were_not_learned(arms):
+    rows = {row["reference"]: row for row in transfer(arms, "penalty", "python")}
+    assert set(rows) == {"plain"}  # the base has no variant `unmerged`
+    found = rows["plain"]
+    assert found["benchmarks"] == ["humaneval-java", "humaneval-js"]
+    # Java: (12 − 9 + 11 − 8) / 2, JavaScript: (10 − 8 + 10 − 10) / 2 of 20 problems
+    assert found["difference"]["value"] == pytest.approx((3 + 1) / 2 / 20)
+    assert (found["seeds"], found["problems"]) == ([0, 1], 20)
+
+
+def test_seeds_that_only_one_side_has_are_left_out(arms, tmp_path):
+    del arms["plain"][1]
+    found = transfer(arms, "penalty", "python")[0]
+    assert found["seeds"] == [0]
+    assert found["difference"]["value"] == pytest.approx((3 + 2) / 2 / 20)
+
+
+def test_a_seed_that_lacks_a_benchmark_does_not_count_there(arms, tmp_path):
+    arms["plain"][2] = make_row(tmp_path, "plain", 2, {"humaneval": HALF})
+    found = {(row["arm"], row["benchmark"]): row for row in matrix(arms)}
+    assert found["plain", "humaneval"]["seeds"] == [0, 1, 2]
+    assert found["plain", "humaneval-java"]["seeds"] == [0, 1]
+
+
+def test_one_seed_is_a_comparison_of_single_samples(arms):
+    del arms["plain"][1]
+    row = next(r for r in matrix(arms) if (r["arm"], r["benchmark"]) == ("plain", "humaneval-java"))
+    folders = [arms[name][0] / "evaluation/humaneval-java" for name in ("base", "plain")]
+    alone = compare(folders[0] / "base/greedy", folders[1] / "unmerged/greedy")
+    assert row["against_base"]["p_value"] == alone["p_value"]
+    assert "McNemar" in row["against_base"]["method"]
+
+
+def test_nothing_at_all():
+    assert matrix({}) == []
