@@ -60,8 +60,10 @@ def test_what_is_wrong_is_named(path, override, message):
 def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):
     with pytest.raises(UsageError, match="the key model is missing"):
         parse_recipe({}, "recipe.yaml")
-    with pytest.raises(UsageError, match=r"none.yaml does not exist; flextune comes with recipes/quickstart.yaml"):
+    with pytest.raises(UsageError, match=r"none.yaml does not exist; .* recipes/quickstart.yaml, and .* recipes/paper"):
         load_recipe(tmp_path / "none.yaml")
+    with pytest.raises(UsageError, match=r"recipes/papers/round-5.yaml does not exist; .* recipes/paper/round-5.yaml$"):
+        load_recipe("recipes/papers/round-5.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: m\n  training: [\n")
     with pytest.raises(UsageError, match=r"broken\.yaml, line 2: not valid YAML"):

@@ -7,6 +7,7 @@ Every section is a frozen dataclass of the module that reads it; unknown keys, w
 sense are `UsageError`s that name the key, the value and what is allowed.
 """
 
+import difflib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +24,8 @@ from flextune.execution.settings import Execution
 from flextune.generation.settings import BEAMS, Decoding, Generation
 from flextune.rundir import folder_name
 from flextune.section import SECTION, parse
-from flextune.studies.settings import Study, refusal
+from flextune.studies.settings import Range, Study, Sweep, refusal
+from flextune.tasks import chooses
 from flextune.tuning.settings import Adapter, Penalty, Training
 
 Variant = Literal["base", "unmerged", "merged"]
@@ -111,6 +113,8 @@ class Recipe:
     """How programs are judged."""
     study: Study | None = None
     """Instead of one training, several that are compared."""
+    sweep: Sweep | None = None
+    """What `flextune sweep` searches; `flextune run` leaves it aside."""
 
     @property
     def variants(self) -> list[Variant]:
@@ -173,11 +177,13 @@ class Recipe:
                 )
             if not name.replace("-", "").replace(".", "").replace("_", "").isalnum():
                 raise ValueError(f"evaluation.decodings: {name!r} has to be a folder's name (letters, digits, - . _)")
-        if self.study:
-            try:
+        try:
+            if self.study:
                 _check_study(self, self.study)
-            except UsageError as error:
-                raise ValueError(str(error)) from None
+            if self.sweep:
+                _check_sweep(self, self.sweep)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         return self
 
 
@@ -208,6 +214,41 @@ def _check_study(recipe: Recipe, study: Study) -> None:
                 raise UsageError(f"study.tune.{arm}: {values} would be tried twice; leave out one")
 
 
+TRIED_OUT = 500
+"""How many combinations of a sweep are tried out when the recipe is read."""
+
+
+def _check_sweep(recipe: Recipe, sweep: Sweep) -> None:
+    """What a sweep measures is for choosing, and its values make recipes."""
+    if recipe.study:
+        raise UsageError("sweep: the recipe has a study too; leave out one of them")
+    training = recipe.training
+    if sweep.objective == "validation_loss" and (training is None or training.validation is None):
+        raise UsageError("sweep.objective = validation_loss: needs training.validation, or set objective: pass@1")
+    if sweep.objective == "pass@1" and not recipe.evaluation.benchmarks:
+        raise UsageError("sweep.objective = pass@1: needs evaluation.benchmarks, such as mbpp-validation")
+    if reported := [name for name in recipe.evaluation.benchmarks if not chooses(name)]:
+        raise UsageError(
+            f"sweep: evaluation.benchmarks has {', '.join(reported)}: what is reported must not choose. Measure "
+            "mbpp-validation, mbpp-java-validation, basics-… or a file of your own, and the best recipe on the others "
+            "afterwards"
+        )
+    sections = [key for key, kind, *_ in describe_keys() if kind == "section"]
+    if training and sweep.objective == "validation_loss":
+        keys = [key for key in sweep.space if key != "seed"]
+        if refused := refusal(keys, sections, isinstance(training.validation, int)):
+            raise UsageError(f"sweep.space: {refused}")
+    plain = change(recipe, {"sweep": None}, "sweep")
+    ends = {key: [v.low, v.high] if isinstance(v, Range) else v for key, v in sweep.space.items()}
+    corners = Sweep(space={key: _numbers(sweep.space[key], values) for key, values in ends.items()}, only=sweep.only)
+    for values in itertools.islice(corners.grid(), TRIED_OUT):
+        change(plain, values, "sweep.space")
+
+
+def _numbers(what: Range | list[Any], values: list[Any]) -> list[Any]:
+    return [int(value) for value in values] if isinstance(what, Range) and what.whole else values
+
+
 def change(recipe: Recipe, keys: Mapping[str, Any], where: str) -> Recipe:
     """The recipe with other values of some dotted keys, checked like any recipe.
 
@@ -222,6 +263,18 @@ def change(recipe: Recipe, keys: Mapping[str, Any], where: str) -> Recipe:
     return parse_recipe(content, where)
 
 
+def setting_of(recipe: Recipe, key: str) -> Any:
+    """What a dotted key has come to: however it was written, one value has one form.
+
+    >>> setting_of(Recipe(model="m", training=Training(learning_rate=1e-4)), "training.learning_rate")
+    0.0001
+    """
+    content: Any = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    for part in key.split("."):
+        content = content[part]
+    return content
+
+
 PACKAGED = Path(__file__).parent / "recipes"
 """Recipes that come with flextune; `flextune run recipes/quickstart.yaml` finds them from any folder."""
 
@@ -233,7 +286,10 @@ def _find(path: Path) -> Path:
     packaged = {found.relative_to(PACKAGED.parent): found for found in sorted(PACKAGED.rglob("*.yaml"))}
     if path in packaged:
         return packaged[path]
-    known = ", ".join(name.as_posix() for name in packaged)
+    names = [name.as_posix() for name in packaged]
+    close = difflib.get_close_matches(path.as_posix(), names, n=1)
+    folders = sorted({name.parent.as_posix() for name in packaged} - {"recipes"})
+    known = f"{close[0]}" if close else f"recipes/quickstart.yaml, and those of {', '.join(folders)}"
     raise UsageError(f"the recipe {path} does not exist; flextune comes with {known}")
 
 

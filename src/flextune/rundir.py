@@ -32,6 +32,7 @@ from flextune.progress import say
 
 FREE = (
     "recipe.about",
+    "recipe.sweep",
     "recipe.execution.workers",
     "recipe.generation.workers",
     "recipe.evaluation.benchmarks",

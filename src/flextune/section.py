@@ -38,7 +38,7 @@ def _problems(error: pydantic.ValidationError) -> list[dict[str, Any]]:
 
 def _is_key(part: str | int) -> bool:
     """False for the names that pydantic gives to the members of a union."""
-    return isinstance(part, int) or not ("[" in part or part in ("list", "str"))
+    return isinstance(part, int) or not ("[" in part or part in ("list", "str", "Range"))
 
 
 def _explain(problem: dict[str, Any], root: Any, where: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flextune.errors import FlextuneError
-from flextune.studies.process import alone
+from flextune.studies.process import StoppedError, alone
 
 
 def test_a_trial_has_a_process_of_its_own():
@@ -17,6 +17,35 @@ def test_a_trial_has_a_process_of_its_own():
         alone(int, "x")
     with pytest.raises(FlextuneError, match="was killed"):
         alone(os._exit, 9)
+
+
+def test_a_trial_can_be_stopped():
+    looks = iter([False, True])
+    started = time.monotonic()
+    with pytest.raises(StoppedError):
+        alone(time.sleep, 60, stop=lambda: next(looks))
+    assert time.monotonic() - started < 30
+    assert alone(os.path.join, "a", "b", stop=lambda: False) == "a/b"
+
+
+def test_an_error_says_where_it_happened():
+    with pytest.raises(ValueError, match="invalid literal") as raised:
+        alone(int, "x")
+    assert "_call" in raised.value.__notes__[0]
+
+
+class StrangeError(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one}{two}")
+
+
+def fail():
+    raise StrangeError("a", "b")
+
+
+def test_an_error_that_cannot_travel_is_told_by_its_words():
+    with pytest.raises(FlextuneError, match="StrangeError: ab"):
+        alone(fail)
 
 
 def test_a_killed_study_takes_its_trial_along(tmp_path):

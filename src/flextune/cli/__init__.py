@@ -29,6 +29,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     experiment.evaluate,
     experiment.recipe,
     studies.reproduce,
+    studies.sweep,
     stages.train,
     stages.generate,
     stages.execute,

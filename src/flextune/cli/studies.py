@@ -1,5 +1,6 @@
-"""The verbs of several runs: `reproduce`."""
+"""The verbs of several runs: `reproduce`, `sweep`."""
 
+from pathlib import Path
 from typing import Literal
 
 from flextune.errors import FlextuneError, UsageError
@@ -56,6 +57,44 @@ def reproduce(
     out.print(reproduction.summary(kept_runs(results, scale), rows.PAPER, rows.TABLE_3, rows.abouts(scale)))
     if failures:
         raise FlextuneError(f"{len(failures)} rows failed: {'; '.join(failures)}")
+
+
+def sweep(
+    recipe: str, *overrides: str, output: str | None = None, workers: int = 1, storage: str | None = None
+) -> None:
+    """Search settings: the `sweep` of a recipe, each trial an ordinary run. Killed, it goes on where it was.
+
+    Several machines work on one sweep: the same command on each, with an --output that all of them see, or with a
+    folder each and one --storage.
+
+    Parameters
+    ----------
+    recipe
+        The YAML file, with a `sweep` (`flextune recipe` lists its keys).
+    overrides
+        Keys to change, such as sweep.trials=40.
+    output
+        The folder of the sweep; by default runs/ and the name of the recipe.
+    workers
+        Trials at the same time; with GPUs, one for each.
+    storage
+        grpc://host:port of Optuna's proxy server, or the address of a database; by default a file in the folder.
+    """
+    from flextune.recipe import load_recipe
+    from flextune.report.sweep import read_sweep, summary
+
+    try:
+        from flextune.studies.sweep import run_sweep
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is missing: run `pip install 'flextune[sweep]'`") from None
+
+    if workers < 1:
+        raise UsageError(f"workers = {workers}: expected at least 1")
+    folder = run_sweep(
+        load_recipe(recipe, overrides), output or Path("runs") / Path(recipe).stem, workers=workers, storage=storage
+    )
+    out.print(summary(read_sweep(folder)))
+    out.print(f"Trials: {folder / 'trials'}", soft_wrap=True)
 
 
 def _listed(text: str) -> list[str]:

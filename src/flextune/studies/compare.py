@@ -19,7 +19,7 @@ from flextune import pipeline
 from flextune.errors import DivergedError, FlextuneError, UsageError
 from flextune.files import Row, read_jsonl, write_json
 from flextune.progress import say
-from flextune.recipe import Recipe, change, dump_recipe
+from flextune.recipe import Recipe, change, dump_recipe, setting_of
 from flextune.report.study import STUDY, setting_names, write_study_report
 from flextune.rundir import RunDirectory, version
 from flextune.scoring.seeds import NO_OUTCOME, compare_arms, outcome
@@ -115,16 +115,8 @@ def _trial(recipe: Recipe, arm: str, role: Literal["tune", "seed"], values: Mapp
     assert recipe.study is not None
     keys = {**recipe.study.compare[arm], **values, "seed": seed, "study": None}
     made = change(recipe, keys, f"study, {arm}")
-    settings = {key: _value(made, key) for key in values}
+    settings = {key: setting_of(made, key) for key in values}
     return Trial(arm, role, settings, made, Path("trials") / arm / _folder(settings, seed))
-
-
-def _value(recipe: Recipe, key: str) -> Any:
-    """What a dotted key has come to: however it was written, one value has one name."""
-    content: Any = yaml.safe_load(dump_recipe(recipe))
-    for part in key.split("."):
-        content = content[part]
-    return content
 
 
 def _folder(settings: Mapping[str, Any], seed: int) -> str:

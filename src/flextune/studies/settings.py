@@ -1,9 +1,9 @@
-"""What a recipe says about a study: `study`, several trainings from one recipe that are compared."""
+"""What a recipe says about several runs: `study` compares trainings from it, `sweep` searches settings for it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
@@ -94,3 +94,100 @@ def refusal(keys: Sequence[str], sections: Sequence[str], held_out: bool) -> str
                 "compare; set it for the whole recipe"
             )
     return None
+
+
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class Range:
+    """Numbers between two."""
+
+    low: float
+    """The least."""
+    high: float
+    """The greatest."""
+    log: bool = False
+    """Search its logarithm: each power of ten is as likely."""
+    whole: bool = False
+    """Whole numbers only."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Range":
+        if self.low >= self.high:
+            raise ValueError(f"low = {self.low:g}, high = {self.high:g}: expected low below high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low = {self.low:g}: with log it has to be above 0")
+        if self.whole and (self.low != int(self.low) or self.high != int(self.high)):
+            raise ValueError(f"low = {self.low:g}, high = {self.high:g}: with whole both have to be whole numbers")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=SECTION)
+class Sweep:
+    """A search for settings of this recipe, on what is held out and never on what is reported."""
+
+    space: dict[str, Range | list[Any]]
+    """Keys of the recipe with what to try: a list of values, or numbers from low to high."""
+    only: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
+    """For a key of `space`, the values of other keys of it that it goes with; otherwise it stays as in the recipe."""
+    objective: Literal["validation_loss", "pass@1"] = "validation_loss"
+    """What is best: the least validation loss, or the highest mean of pass@1 over the benchmarks of the recipe."""
+    sampler: Literal["grid", "tpe"] = "grid"
+    """grid: all combinations of lists; tpe: a search that learns from its trials (tree-structured Parzen estimator)."""
+    trials: Annotated[int, Field(ge=1)] | None = None
+    """With tpe: how many."""
+    prune: bool = True
+    """With tpe: end trials early. By the loss where it is worse than the median of the others at the same step, by
+    pass@1 where the problems measured so far are solved less often than by the best (Wilcoxon's test, p < 0.1)."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Sweep":
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        if not self.space:
+            yield "space = {}: expected at least one key with what to try"
+        for key, values in self.space.items():
+            if key.split(".")[0] in ("study", "sweep"):
+                yield f"space: {key} cannot be searched"
+            if isinstance(values, list) and (not values or any(value in values[:i] for i, value in enumerate(values))):
+                yield f"space.{key} = {values}: expected at least one value, each once"
+            if isinstance(values, Range) and self.sampler == "grid":
+                yield f"space.{key} is a range: with sampler: grid every key has a list of values"
+        if (self.trials is None) == (self.sampler == "tpe"):
+            yield f"trials = {self.trials} with sampler: {self.sampler}: expected a number with tpe, none with grid"
+        keys = list(self.space)
+        for key, conditions in self.only.items():
+            for other, values in conditions.items():
+                if key not in keys or other not in keys or keys.index(other) >= keys.index(key):
+                    yield f"only.{key}.{other}: both have to be keys of space, {other} before {key}"
+                    continue
+                among = self.space[other]
+                if not isinstance(among, list) or any(value not in among for value in values):
+                    yield f"only.{key}.{other} = {values}: expected some of {among}"
+
+    def applies(self, key: str, chosen: Mapping[str, Any]) -> bool:
+        """Whether a key is searched beside the values that were chosen before it.
+
+        >>> kind = "evaluation.decodings.d.kind"
+        >>> sweep = Sweep(space={kind: ["greedy", "beam"], "b": [1, 4]}, only={"b": {kind: ["beam"]}})
+        >>> sweep.applies("b", {kind: "greedy"}), sweep.applies("b", {kind: "beam"})
+        (False, True)
+        """
+        return all(other in chosen and chosen[other] in values for other, values in self.only.get(key, {}).items())
+
+    def grid(self) -> list[dict[str, Any]]:
+        """All combinations of the lists, each once.
+
+        >>> Sweep(space={"a": [1, 2], "b": [3, 4]}, only={"b": {"a": [2]}}).grid()
+        [{'a': 1}, {'a': 2, 'b': 3}, {'a': 2, 'b': 4}]
+        """
+        found: list[dict[str, Any]] = [{}]
+        for key, values in self.space.items():
+            each = values if isinstance(values, list) else []
+            found = [
+                {**chosen, **taken}
+                for chosen in found
+                for taken in ([{key: value} for value in each] if self.applies(key, chosen) else [{}])
+            ]
+        return found

@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "StandardInput",
     "TrainingSet",
+    "chooses",
     "completion_of",
     "load_benchmark",
     "load_training_set",
@@ -41,6 +42,7 @@ BENCHMARKS = {
     "humaneval": "HumanEval, 164 Python problems",
     "humaneval-java": "HumanEval in Java by MultiPL-E, 158 problems; other languages: humaneval-cpp, humaneval-js, …",
     "mbpp-java": "MBPP in Java by MultiPL-E, 386 problems of all splits; other languages: mbpp-cpp, mbpp-js, …",
+    "mbpp-java-validation": "the 39 of them that are MBPP's validation problems; also mbpp-cpp-validation, …",
     "humaneval-x-java": "HumanEval in Java by hand, 164 problems; also python, js, cpp",
     "mbpp": "MBPP, the 500 test problems; mbpp-validation: the 90 of validation",
     "apps": "APPS, the test problems; also apps-introductory, apps-interview, apps-competition",
@@ -106,6 +108,8 @@ def _benchmark_loader(name: str, data: Path | None) -> Callable[[], tuple[list[P
         return lambda: humaneval.load(data)
     if name.startswith("humaneval-x-"):
         return lambda: humaneval_x.load(name.removeprefix("humaneval-x-"), data)
+    if match := re.fullmatch(r"(mbpp-[a-z]+)-validation", name):
+        return lambda: _validation(match[1], data)
     if name in ("mbpp", "mbpp-validation"):
         return lambda: mbpp.load(data, "validation" if name == "mbpp-validation" else "test")
     if name == "apps" or name.startswith("apps-"):
@@ -114,6 +118,23 @@ def _benchmark_loader(name: str, data: Path | None) -> Callable[[], tuple[list[P
         return lambda: multipl_e.load(name, data)
     known = ", ".join(BENCHMARKS)
     raise UsageError(f"{name!r} is not a benchmark; there are {known}, MultiPL-E's configs, and paths of .jsonl files")
+
+
+def _validation(config: str, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
+    """Those of MBPP's translations whose problem is one of its validation split."""
+    problems, provenance = multipl_e.load(config, data)
+    first, last = mbpp.SPLITS["validation"]
+    kept = [problem for problem in problems if first <= int(problem.upstream.partition("/")[2] or 0) <= last]
+    return kept, {**provenance, "split": "validation", "rows": len(kept)}
+
+
+def chooses(name: str) -> bool:
+    """Whether a benchmark is for choosing settings, and not for reporting: the embedded ones, validation splits, files.
+
+    >>> chooses("mbpp-java-validation"), chooses("humaneval-java")
+    (True, False)
+    """
+    return name.endswith((".jsonl", "-validation")) or name.startswith("basics-")
 
 
 def load_training_set(

@@ -1,0 +1,355 @@
+"""Search settings of a recipe: every trial an ordinary run, as many at a time as there are workers.
+
+    <output>/sweep.journal           the study (Optuna's), which workers on any machine that sees the folder share
+    <output>/trials/0007/            a run
+    <output>/sweep.json              every trial: settings, value, state, cause of a failure
+
+`run_sweep(load_recipe("sweep.yaml"), "runs/sweep", workers=2)`
+"""
+
+import json
+import multiprocessing
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from flextune import pipeline
+from flextune.errors import FlextuneError, UsageError
+from flextune.files import differences, read_json, read_jsonl, write_json
+from flextune.inputs import find_inputs
+from flextune.progress import say
+from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
+from flextune.report.sweep import RECORD
+from flextune.rundir import RunDirectory, version
+from flextune.scoring.pass_at_k import count, estimates
+from flextune.studies.process import StoppedError, alone, end_with_parent
+from flextune.studies.settings import Range, Sweep
+
+JOURNAL = "sweep.journal"
+P_PRUNED = 0.1
+"""Of Wilcoxon's test by which a trial ends early."""
+MAY_CHANGE = ("sweep.trials", "sweep.prune", "execution.workers", "generation.workers", "about")
+"""Keys of the recipe that a sweep can go on with other values of."""
+
+
+def run_sweep(recipe: Recipe, output: str | Path, *, workers: int = 1, storage: str | None = None) -> Path:
+    """Do the trials that are left, and write `sweep.json`.
+
+    Each trial has a process of its own; each worker takes the next trial, on the GPU of its number. A worker that was
+    killed leaves its trial to the next worker on the same folder, which goes on with it where it was. A trial that
+    fails, or whose memory does not suffice, is recorded with its cause, and the search goes on. Several machines work
+    on one sweep by running this with the same folder, or each with a folder of its own and one `storage`.
+
+    Args:
+        recipe: With a `sweep`.
+        output: The folder.
+        workers: Trials at the same time.
+        storage: `grpc://host:port` of Optuna's proxy server, or an address of a database; by default the journal.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UsageError: The recipe has no `sweep`, or not the one of the folder; what it names is not there.
+    """
+    output = Path(output)
+    if recipe.sweep is None:
+        raise UsageError("the recipe has no `sweep`: see `flextune recipe` for its keys")
+    find_inputs(change(recipe, {"sweep": None}, "sweep"))
+    (output / "trials").mkdir(parents=True, exist_ok=True)
+    study = _open(recipe, output, storage, number=0)
+    if workers == 1:
+        _work(recipe, output, study)
+    else:
+        _start(recipe, output, storage, workers)
+    write_record(study, recipe, output)
+    return output
+
+
+def _start(recipe: Recipe, output: Path, storage: str | None, workers: int) -> None:
+    """Workers in processes of their own."""
+    fresh = multiprocessing.get_context("spawn")
+    settings = dump_recipe(recipe)
+    started = [
+        fresh.Process(target=_worker, args=(settings, output, storage, number, workers)) for number in range(workers)
+    ]
+    for process in started:
+        process.start()
+    try:
+        for process in started:
+            process.join()
+    except BaseException:
+        for process in started:
+            process.kill()
+        raise
+    if any(process.exitcode for process in started):
+        raise FlextuneError("a worker of the sweep was killed; what was finished is kept, the same command goes on")
+
+
+def _worker(settings: str, output: Path, storage: str | None, number: int, workers: int) -> None:
+    import torch
+    import yaml
+
+    end_with_parent()
+    if devices := torch.cuda.device_count():
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    recipe = parse_recipe(yaml.safe_load(settings), "sweep")
+    _work(recipe, output, _open(recipe, output, storage, number))
+
+
+def _open(recipe: Recipe, output: Path, storage: str | None, number: int) -> optuna.Study:
+    """The study, made if it is not there; what is to be tried for certain is put in line once."""
+    assert recipe.sweep is not None
+    sweep = recipe.sweep
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with _taking(output):
+        study = optuna.create_study(
+            study_name="sweep",
+            storage=_storage(storage, output),
+            sampler=optuna.samplers.TPESampler(seed=recipe.seed + number),
+            pruner=_pruner(sweep),
+            direction="minimize" if sweep.objective == "validation_loss" else "maximize",
+            load_if_exists=True,
+        )
+        settings = json.loads(json.dumps(_plain(recipe)))
+        there = study.user_attrs.get("recipe")
+        if there is not None:
+            changed = differences(there, settings)
+            reasons = [sentence for key, sentence in changed.items() if not key.startswith(MAY_CHANGE)]
+            if reasons:
+                raise UsageError(f"{output} holds another sweep: {'; '.join(reasons)}; name another --output")
+        if not study.user_attrs.get("in line"):
+            for values in sweep.grid() if sweep.sampler == "grid" else [_own(recipe, sweep)]:
+                study.enqueue_trial({key: _stored(sweep, key, v) for key, v in values.items()}, skip_if_exists=True)
+            study.set_user_attr("in line", True)
+        study.set_user_attr("recipe", settings)
+    return study
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    import yaml
+
+    content: dict[str, Any] = yaml.safe_load(dump_recipe(recipe))
+    return content
+
+
+def _storage(storage: str | None, output: Path) -> Any:
+    if storage is None:
+        return optuna.storages.JournalStorage(JournalFileBackend(str(output / JOURNAL)))
+    if storage.startswith("grpc://"):
+        host, _, port = storage.removeprefix("grpc://").partition(":")
+        if not port.isdecimal():
+            raise UsageError(f"storage = {storage!r}: expected grpc://host:port")
+        return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+    return storage
+
+
+def _pruner(sweep: Sweep) -> Any:
+    if not sweep.prune or sweep.sampler == "grid":
+        return optuna.pruners.NopPruner()
+    if sweep.objective == "validation_loss":
+        return optuna.pruners.MedianPruner(n_startup_trials=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.pruners.WilcoxonPruner(p_threshold=P_PRUNED)
+
+
+def _own(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
+    """The recipe's own values of what is searched: the first trial, so that the search can only gain."""
+    found: dict[str, Any] = {}
+    for key, values in sweep.space.items():
+        own = setting_of(recipe, key)
+        possible = values.low <= own <= values.high if isinstance(values, Range) else own in values
+        if possible and sweep.applies(key, found):
+            found[key] = own
+    return found
+
+
+def _stored(sweep: Sweep, key: str, value: Any) -> Any:
+    """Optuna's categories are texts here: a list of modules is none of the types that it knows."""
+    return value if isinstance(sweep.space[key], Range) else json.dumps(value)
+
+
+def _taking(output: Path) -> FileLock:
+    """Held for a moment while a trial is taken or recorded."""
+    return FileLock(output / ".taking.lock")
+
+
+def _work(recipe: Recipe, output: Path, study: optuna.Study) -> None:
+    """Take trials until none is left."""
+    assert recipe.sweep is not None
+    while taken := _take(study, recipe.sweep, output):
+        trial, lock = taken
+        try:
+            _try(trial, recipe, output, study)
+        finally:
+            lock.release()
+        write_record(study, recipe, output)
+
+
+def _take(study: optuna.Study, sweep: Sweep, output: Path) -> tuple[optuna.Trial, FileLock] | None:
+    """A trial that a killed worker has left, or the next; held by a lock that the system lets go with its process."""
+    with _taking(output):
+        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            path = _lock(output, left.number)
+            if path.exists():  # taken in this folder; those of other folders are other machines'
+                lock = FileLock(path, timeout=0)
+                try:
+                    lock.acquire()
+                except Timeout:
+                    continue
+                return optuna.Trial(study, left._trial_id), lock
+        trials = study.get_trials(deepcopy=False)
+        waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+        if not waiting and (sweep.trials is None or len(trials) >= sweep.trials):
+            return None
+        trial = study.ask()
+        lock = FileLock(_lock(output, trial.number))
+        lock.acquire()
+        return trial, lock
+
+
+def _lock(output: Path, number: int) -> Path:
+    return output / "trials" / f".{number:04d}.lock"
+
+
+def _folder(output: Path, number: int) -> Path:
+    return output / "trials" / f"{number:04d}"
+
+
+def _try(trial: optuna.Trial, recipe: Recipe, output: Path, study: optuna.Study) -> None:
+    """Run a trial and tell the study what came of it."""
+    assert recipe.sweep is not None
+    settings = _suggested(trial, recipe.sweep)
+    say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
+    trial.set_user_attr("settings", settings)
+    trial.set_user_attr("machine", socket.gethostname())
+    folder = _folder(output, trial.number)
+    started, value, state = time.monotonic(), None, TrialState.COMPLETE
+    try:
+        made = change(recipe, {**settings, "sweep": None}, f"trial {trial.number}")
+        alone(pipeline.run, made, folder, stop=_watch(trial, recipe.sweep, folder, made))
+        value = objective(folder, made, recipe.sweep)
+        outcome = f"{recipe.sweep.objective} = {value:.4f}"
+    except StoppedError:
+        state, outcome = TrialState.PRUNED, "ended early, worse than others so far"
+    except Exception as error:  # whatever it is, the search goes on
+        cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
+        trial.set_user_attr("cause", cause)
+        state, outcome = TrialState.FAIL, f"failed: {cause}"
+    trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+    study.tell(trial, value, state)
+    say(f"Trial {trial.number}: {outcome}")
+
+
+def _suggested(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
+    """The values of a trial; the same ones where it is gone on with."""
+    found: dict[str, Any] = {}
+    for key, values in sweep.space.items():
+        if not sweep.applies(key, found):
+            continue
+        if isinstance(values, list):
+            found[key] = json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in values]))
+        elif values.whole:
+            found[key] = trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
+        else:
+            found[key] = trial.suggest_float(key, values.low, values.high, log=values.log)
+    return found
+
+
+def _watch(trial: optuna.Trial, sweep: Sweep, folder: Path, recipe: Recipe) -> Callable[[], bool] | None:
+    """Reports what a trial has found so far, and says whether it should end; None where no trial ends early."""
+    if not sweep.prune or sweep.sampler == "grid":
+        return None
+    found = _losses if sweep.objective == "validation_loss" else _solved
+    told: set[int] = set()
+
+    def stop() -> bool:
+        new = {step: value for step, value in found(folder, recipe).items() if step not in told}
+        for step, value in new.items():
+            trial.report(value, step)
+        told.update(new)
+        return bool(new) and trial.should_prune()
+
+    return stop
+
+
+def _losses(folder: Path, recipe: Recipe) -> dict[int, float]:
+    """The validation losses so far, by step."""
+    metrics = RunDirectory(folder).metrics
+    rows = read_jsonl(metrics) if metrics.exists() else ()
+    return {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+
+
+def _solved(folder: Path, recipe: Recipe) -> dict[int, float]:
+    """pass@1 of each problem of the benchmarks measured so far, by its position in all of them."""
+    found: dict[int, float] = {}
+    position = 0
+    for benchmark in recipe.evaluation.benchmarks:
+        snapshot = RunDirectory(folder).problems(benchmark)
+        if not snapshot.exists():
+            break
+        problems = [row["task_id"] for row in read_jsonl(snapshot)]
+        verdicts = _measurement(folder, recipe, benchmark).verdicts
+        if verdicts.exists():
+            values = estimates(count(list(read_jsonl(verdicts))), 1)
+            found |= {position + i: values[task_id] for i, task_id in enumerate(problems)}
+        position += len(problems)
+    return found
+
+
+def _measurement(folder: Path, recipe: Recipe, benchmark: str) -> Any:
+    """What a sweep goes by: the last variant, and the first decoding."""
+    return RunDirectory(folder).measurement(benchmark, recipe.variants[-1], next(iter(recipe.evaluation.decodings)))
+
+
+def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:
+    """What a run is worth: the least validation loss after a step, or the mean of pass@1 over the benchmarks."""
+    if sweep.objective == "validation_loss":
+        return min(loss for step, loss in _losses(folder, recipe).items() if step)
+    scores = [read_json(_measurement(folder, recipe, name).scores) for name in recipe.evaluation.benchmarks]
+    return float(sum(score["pass@1"]["value"] for score in scores) / len(scores))
+
+
+def write_record(study: optuna.Study, recipe: Recipe, output: Path) -> None:
+    """Write `sweep.json`: every trial, and which is best."""
+    assert recipe.sweep is not None
+    with _taking(output):
+        trials = [_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        whole = [row for row in trials if row["state"] == "complete"]
+        least = recipe.sweep.objective == "validation_loss"
+        best = min(whole, key=lambda row: row["value"] if least else -row["value"], default=None)
+        content = {
+            "flextune": version(),
+            "objective": recipe.sweep.objective,
+            "best": best and best["number"],
+            "trials": trials,
+            "recipe": _plain(recipe),
+        }
+        write_json(output / RECORD, content)
+
+
+def _row(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
+    attributes = trial.user_attrs
+    return {
+        "number": trial.number,
+        "state": trial.state.name.lower(),
+        "settings": attributes.get("settings", {}),
+        "value": trial.value if trial.state == TrialState.COMPLETE else None,
+        "so_far": {str(step): value for step, value in trial.intermediate_values.items()},
+        "cause": attributes.get("cause"),
+        "seconds": attributes.get("seconds"),
+        "machine": attributes.get("machine"),
+        "run": f"trials/{trial.number:04d}",
+    }

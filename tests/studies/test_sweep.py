@@ -1,0 +1,301 @@
+"""A search that is killed goes on, that is shared repeats nothing, and that fails says why."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from made_rows import make_row
+from rich.console import Console
+
+from flextune import pipeline
+from flextune.errors import DivergedError, UsageError
+from flextune.files import read_json, write_jsonl
+from flextune.recipe import parse_recipe
+from flextune.report.sweep import read_sweep, summary
+from flextune.rundir import RunDirectory
+from flextune.studies import sweep as module
+from flextune.studies.process import StoppedError
+from flextune.studies.settings import Sweep
+from flextune.studies.sweep import run_sweep
+
+SWEEP = {"space": {"training.learning_rate": [0.001, 0.01], "adapter.rank": [2, 3, 4]}}
+
+
+def recipe(model="m", sweep=SWEEP, **keys):
+    content = {
+        "model": str(model),
+        "dtype": "float32",
+        "training": {"dataset": "basics", "limit": 12, "validation": 4, "epochs": 1, "checkpoint_steps": 1},
+        "adapter": {"rank": 2},
+        "evaluation": {"benchmarks": []},
+    }
+    return parse_recipe({**content, **keys, "sweep": sweep}, "recipe")
+
+
+def settings(trials):
+    return sorted(json.dumps(trial["settings"], sort_keys=True) for trial in trials)
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    """Trials without a model: the loss is what a function of the recipe says, step by step."""
+
+    def use(losses):
+        done = []
+
+        def run(made, folder):
+            done.append(made)
+            rows = [{"step": step, "validation_loss": loss} for step, loss in enumerate(losses(made))]
+            write_jsonl(RunDirectory(folder).metrics, rows)
+
+        def alone(function, *arguments, stop=None):
+            function(*arguments)
+            if stop and stop():
+                raise StoppedError
+
+        monkeypatch.setattr(module, "alone", alone)
+        monkeypatch.setattr(module, "find_inputs", lambda recipe: None)
+        monkeypatch.setattr(pipeline, "run", run)
+        return done
+
+    return use
+
+
+def test_a_grid_is_tried_once_and_the_best_is_named(tmp_path, made_up):
+    done = made_up(lambda made: [9.0, made.adapter.rank + made.training.learning_rate])
+    run_sweep(recipe(), tmp_path)
+    found = read_sweep(tmp_path)
+    assert settings(found["trials"]) == settings([{"settings": chosen} for chosen in Sweep(**SWEEP).grid()])
+    best = found["trials"][found["best"]]
+    assert (best["settings"], best["value"]) == ({"training.learning_rate": 0.001, "adapter.rank": 2}, 2.001)
+    assert len(done) == 6
+    run_sweep(recipe(), tmp_path)
+    assert len(done) == 6
+
+
+def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, made_up):
+    def losses(made):
+        if made.adapter.rank == 3:
+            raise DivergedError("the training loss is nan at step 3")
+        if made.adapter.rank == 4:
+            raise MemoryError("too much")
+        return [9.0, 1.0]
+
+    made_up(losses)
+    run_sweep(recipe(), tmp_path)
+    trials = read_sweep(tmp_path)["trials"]
+    causes = {trial["settings"]["adapter.rank"]: (trial["state"], trial["cause"]) for trial in trials}
+    assert causes == {
+        2: ("complete", None),
+        3: ("fail", "the training loss is nan at step 3"),
+        4: ("fail", "MemoryError: too much"),
+    }
+    assert len(trials) == 6
+    console = Console(width=120)
+    with console.capture() as text:
+        console.print(summary(read_sweep(tmp_path)))
+    assert "6 trials: 2 complete, 0 ended early, 4 failed" in text.get()
+    assert "failed: MemoryError: too much" in text.get()
+
+
+TPE = {
+    "space": {"training.learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}, "adapter.rank": [1, 2, 64]},
+    "sampler": "tpe",
+    "trials": 30,
+}
+
+
+def test_a_search_begins_with_the_recipes_own_values_and_finds_better(tmp_path, made_up):
+    made_up(lambda made: [9.0, abs(made.training.learning_rate / 1e-2 - 1) + (made.adapter.rank != 64)])
+    run_sweep(recipe(sweep=TPE), tmp_path)
+    found = read_sweep(tmp_path)
+    assert len(found["trials"]) == 30
+    assert found["trials"][0]["settings"] == {"training.learning_rate": 2e-4, "adapter.rank": 2}
+    best = found["trials"][found["best"]]
+    assert best["settings"]["adapter.rank"] == 64
+    assert 0.003 < best["settings"]["training.learning_rate"] < 0.03
+    run_sweep(recipe(sweep={**TPE, "trials": 32}), tmp_path)  # more of the same
+    assert len(read_sweep(tmp_path)["trials"]) == 32
+
+
+def test_a_loss_worse_than_the_others_ends_a_trial(tmp_path, made_up):
+    made_up(lambda made: [9.0, 5.0 if made.adapter.rank == 64 else 1.0])
+    run_sweep(recipe(sweep={**TPE, "trials": 20}), tmp_path)
+    trials = read_sweep(tmp_path)["trials"]
+    ended = [trial for trial in trials if trial["state"] == "pruned"]
+    assert ended
+    assert all((t["settings"]["adapter.rank"], t["value"], t["so_far"]["1"]) == (64, None, 5.0) for t in ended)
+    assert all(trial["number"] >= 4 for trial in ended)  # there has to be something to compare with
+
+
+def test_problems_solved_less_often_end_a_trial(tmp_path, made_up, monkeypatch):
+    """The first trials solve 18 of 20 problems, the last one 2 of them: by Wilcoxon's test it is worse."""
+    made_up(lambda made: [])
+    monkeypatch.setattr(module, "_folder", lambda output, number: output / "trials" / f"{number:04d}" / "seed-0")
+    monkeypatch.setattr(pipeline, "run", lambda made, folder: _solve(folder, 2 if made.adapter.rank == 64 else 18))
+    sweep = {**TPE, "space": {"adapter.rank": [2, 64]}, "trials": 8, "objective": "pass@1"}
+    made = recipe(sweep=sweep, evaluation={"benchmarks": ["basics-python"]})
+    run_sweep(made, tmp_path)
+    states = {(trial["settings"]["adapter.rank"], trial["state"]) for trial in read_sweep(tmp_path)["trials"]}
+    assert states == {(2, "complete"), (64, "pruned")}
+
+
+def _solve(folder, solved):
+    made = make_row(folder.parent.parent, folder.parent.name, 0, {"humaneval": set(range(solved))})
+    (made / "evaluation/humaneval").rename(made / "evaluation/basics-python")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "keys", "message"),
+    [
+        ({"space": {"a.b": [1]}}, {}, "sweep.space: a is not a key of a recipe"),
+        ({"space": {"adapter.rank": [0]}}, {}, "adapter.rank = 0: "),
+        (
+            {"space": {"adapter.rank": [2, 2]}},
+            {},
+            r"space.adapter.rank = \[2, 2\]: expected at least one value, each once",
+        ),
+        ({"space": {}}, {}, "expected at least one key"),
+        ({"space": {"adapter.rank": {"low": 1, "high": 8}}}, {}, "is a range: with sampler: grid every key has a list"),
+        ({**TPE, "trials": None}, {}, "trials = None with sampler: tpe: expected a number with tpe"),
+        ({"space": {"adapter.rank": {"low": 8, "high": 1}}}, {}, "low = 8, high = 1: expected low below high"),
+        ({"space": {"training.dataset": ["basics"]}}, {}, "changes what the validation loss is measured on"),
+        ({"space": {"seed": [1]}, "objective": "pass@1"}, {}, "needs evaluation.benchmarks"),
+        (
+            {"space": {"seed": [1]}, "objective": "pass@1"},
+            {"evaluation": {"benchmarks": ["humaneval-java"]}},
+            "humaneval-java: what is reported must not choose. Measure mbpp-validation",
+        ),
+        ({"space": {"seed": [1]}, "only": {"seed": {"x": [1]}}}, {}, "only.seed.x: both have to be keys of space"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_at_once(sweep, keys, message):
+    with pytest.raises(UsageError, match=message):
+        recipe(sweep=sweep, **keys)
+
+
+def test_another_search_in_the_folder_is_refused(tmp_path, made_up):
+    made_up(lambda made: [9.0, 1.0])
+    run_sweep(recipe(), tmp_path)
+    with pytest.raises(UsageError, match=r"holds another sweep: sweep.space.adapter.rank is .*name another --output"):
+        run_sweep(recipe(sweep={"space": {**SWEEP["space"], "adapter.rank": [8]}}), tmp_path)
+
+
+def test_decodings_that_go_with_some_values_only():
+    kind = "evaluation.decodings.d.kind"
+    sweep = Sweep(
+        space={
+            kind: ["greedy", "sampling", "beam"],
+            "evaluation.decodings.d.temperature": [0.2, 0.8],
+            "evaluation.decodings.d.beams": [2, 4],
+        },
+        only={
+            "evaluation.decodings.d.temperature": {kind: ["sampling"]},
+            "evaluation.decodings.d.beams": {kind: ["beam"]},
+        },
+        objective="pass@1",
+    )
+    assert len(sweep.grid()) == 5
+    content = {"adapter": "a", "benchmarks": ["basics-python"], "decodings": {"d": {}}}
+    parse_recipe({"model": "m", "evaluation": content, "sweep": vars(sweep)}, "recipe")  # each makes a recipe
+
+
+SCRIPT = """
+import sys
+from flextune.recipe import load_recipe
+from flextune.studies.sweep import run_sweep
+if __name__ == "__main__":
+    run_sweep(load_recipe(sys.argv[1]), sys.argv[2], workers=int(sys.argv[3]), storage=(sys.argv[4:] or [None])[0])
+"""
+
+
+def start(tmp_path, made, output, workers, *storage, **environment):
+    from flextune.recipe import dump_recipe
+
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(made))
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, tmp_path / "script.py", tmp_path / "recipe.yaml", output, str(workers), *storage]
+    return subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(tiny_model, tmp_path):
+    made, output = recipe(tiny_model), tmp_path / "sweep"
+    process = start(tmp_path, made, output, 2)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:  # until one trial is whole and another is learning
+        runs = [RunDirectory(path) for path in output.glob("trials/0*")]
+        if any(run.adapter.exists() for run in runs) and any(list(run.checkpoints.glob("*")) for run in runs):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    time.sleep(1)
+    before = {run.path.name: read_json(run.provenance) for run in runs if run.adapter.exists()}
+    assert before
+    code = start(tmp_path, made, output, 2)
+    _, err = code.communicate(timeout=300)
+    assert code.returncode == 0, err
+    trials = read_sweep(output)["trials"]
+    assert settings(trials) == settings([{"settings": chosen} for chosen in Sweep(**SWEEP).grid()])
+    assert {trial["state"] for trial in trials} == {"complete"}
+    assert len(list(output.glob("trials/0*"))) == 6
+    losses = {trial["number"]: trial["value"] for trial in trials}
+    # those that were going on ended as undisturbed ones do
+    left = [n for n in losses if len(read_json(RunDirectory(output / f"trials/{n:04d}").provenance)["starts"]) > 1]
+    assert left
+    for number in left:
+        again = tmp_path / f"again-{number}"
+        chosen = next(trial["settings"] for trial in trials if trial["number"] == number)
+        whole = parse_recipe(
+            json.loads(json.dumps(module._plain(module.change(made, {**chosen, "sweep": None}, "t")))), "t"
+        )
+        pipeline.run(whole, again)
+        assert module.objective(again, whole, made.sweep) == pytest.approx(losses[number], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_machines_share_a_search(tiny_model, tmp_path):
+    """Two processes with folders and caches of their own, and Optuna's proxy server between them."""
+    journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / "shared.journal"))
+    server = threading.Thread(
+        target=optuna.storages.run_grpc_proxy_server,
+        args=(optuna.storages.JournalStorage(journal),),
+        kwargs={"host": "localhost", "port": 13731},
+        daemon=True,
+    )
+    server.start()
+    made = recipe(tiny_model)
+    machines = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        environment = {"FLEXTUNE_CACHE": str(tmp_path / name / "cache")}
+        machines.append(start(tmp_path, made, tmp_path / name, 1, "grpc://localhost:13731", **environment))
+    for machine in machines:
+        _, err = machine.communicate(timeout=300)
+        assert machine.returncode == 0, err
+    runs = [sorted(path.name for path in (tmp_path / name / "trials").glob("0*")) for name in ("one", "two")]
+    assert all(runs)  # both worked
+    assert sorted(runs[0] + runs[1]) == [f"{number:04d}" for number in range(6)]
+    trials = read_sweep(tmp_path / "one")["trials"] if len(runs[0]) else []
+    assert len({json.dumps(trial["settings"]) for trial in trials}) == 6
+
+
+def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, capsys):
+    from flextune.cli import main
+
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "flextune.studies.sweep")
+    path = Path(tmp_path / "recipe.yaml")
+    path.write_text("model: m\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["sweep", str(path)])
+    assert stopped.value.code == 2
+    assert "optuna is missing: run `pip install 'flextune[sweep]'`" in " ".join(capsys.readouterr().err.split())
