@@ -214,7 +214,7 @@ def _check_study(recipe: Recipe, study: Study) -> None:
                 raise UsageError(f"study.tune.{arm}: {values} would be tried twice; leave out one")
 
 
-TRIED_OUT = 500
+TRIED_OUT = 200
 """How many combinations of a sweep are tried out when the recipe is read."""
 
 
@@ -260,6 +260,14 @@ def change(recipe: Recipe, keys: Mapping[str, Any], where: str) -> Recipe:
     content = TypeAdapter(Recipe).dump_python(recipe, mode="json")
     for key, value in keys.items():
         _put(content, key, value, f"{where}: {key}")
+    return parse_recipe(content, where)
+
+
+def overridden(recipe: Recipe, overrides: Sequence[str], where: str) -> Recipe:
+    """The recipe with overrides of the form `section.key=value` (the value is YAML), checked like any recipe."""
+    content = TypeAdapter(Recipe).dump_python(recipe, mode="json")
+    for override in overrides:
+        _apply(content, override)
     return parse_recipe(content, where)
 
 

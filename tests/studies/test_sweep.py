@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from made_rows import make_row
+from made_rows import solve
 from rich.console import Console
 
 from flextune import pipeline
@@ -138,18 +138,15 @@ def test_a_loss_worse_than_the_others_ends_a_trial(tmp_path, made_up):
 def test_problems_solved_less_often_end_a_trial(tmp_path, made_up, monkeypatch):
     """The first trials solve 18 of 20 problems, the last one 2 of them: by Wilcoxon's test it is worse."""
     made_up(lambda made: [])
-    monkeypatch.setattr(module, "_folder", lambda output, number: output / "trials" / f"{number:04d}" / "seed-0")
-    monkeypatch.setattr(pipeline, "run", lambda made, folder: _solve(folder, 2 if made.adapter.rank == 64 else 18))
+    monkeypatch.setattr(
+        pipeline,
+        "run",
+        lambda made, folder: solve(folder, made, "basics-python", range(2 if made.adapter.rank == 64 else 18), 20),
+    )
     sweep = {**TPE, "space": {"adapter.rank": [2, 64]}, "trials": 8, "objective": "pass@1"}
-    made = recipe(sweep=sweep, evaluation={"benchmarks": ["basics-python"]})
-    run_sweep(made, tmp_path)
+    run_sweep(recipe(sweep=sweep, evaluation={"benchmarks": ["basics-python"]}), tmp_path)
     states = {(trial["settings"]["adapter.rank"], trial["state"]) for trial in read_sweep(tmp_path)["trials"]}
     assert states == {(2, "complete"), (64, "pruned")}
-
-
-def _solve(folder, solved):
-    made = make_row(folder.parent.parent, folder.parent.name, 0, {"humaneval": set(range(solved))})
-    (made / "evaluation/humaneval").rename(made / "evaluation/basics-python")
 
 
 @pytest.mark.parametrize(

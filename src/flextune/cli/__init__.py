@@ -30,6 +30,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     experiment.recipe,
     studies.reproduce,
     studies.sweep,
+    studies.autotune,
     stages.train,
     stages.generate,
     stages.execute,

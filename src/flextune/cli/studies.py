@@ -1,4 +1,4 @@
-"""The verbs of several runs: `reproduce`, `sweep`."""
+"""The verbs of several runs: `reproduce`, `sweep`, `autotune`."""
 
 from pathlib import Path
 from typing import Literal
@@ -95,6 +95,53 @@ def sweep(
     )
     out.print(summary(read_sweep(folder)))
     out.print(f"Trials: {folder / 'trials'}", soft_wrap=True)
+
+
+def autotune(
+    model: str,
+    *overrides: str,
+    minutes: float,
+    dataset: str = "mbpp",
+    language: list[str] | None = None,
+    output: str | None = None,
+    workers: int = 1,
+) -> None:
+    """Find an adapter's settings: targets, rank, penalty and learning rate, by validation problems in all languages.
+
+    Writes recipe.yaml, which `flextune run` then measures on benchmarks that did not choose.
+
+    Parameters
+    ----------
+    model
+        A folder, a name on the Hub, or smollm2-135m.
+    overrides
+        Other keys of the recipe, such as data=FOLDER or training.epochs=1.
+    minutes
+        For all of it; no trial is begun that would take longer.
+    dataset
+        What is learned: mbpp or basics.
+    language
+        A language that must not suffer, beside that of the training set; may be given several times. By default java.
+    output
+        The folder; by default runs/autotune- and the model's name.
+    workers
+        Trials at the same time; with GPUs, one for each.
+    """
+    from flextune.recipe import overridden
+    from flextune.report.autotune import read_autotune, summary
+
+    try:
+        from flextune.studies.autotune import autotune as tune
+        from flextune.studies.autotune import recipe_for
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{error.name} is missing: run `pip install 'flextune[sweep]'`") from None
+
+    if workers < 1 or minutes <= 0:
+        raise UsageError(f"workers = {workers}, minutes = {minutes:g}: expected at least 1 worker, and some minutes")
+    recipe = overridden(recipe_for(model, dataset, language or ["java"]), overrides, "autotune")
+    folder = tune(recipe, output or f"runs/autotune-{Path(model).name}", minutes=minutes, workers=workers)
+    out.print(summary(read_autotune(folder)))
+    out.print(f"Recipe: {folder / 'recipe.yaml'}", soft_wrap=True)
 
 
 def _listed(text: str) -> list[str]:

@@ -7,13 +7,15 @@
 `run_sweep(load_recipe("sweep.yaml"), "runs/sweep", workers=2)`
 """
 
+import datetime
 import json
 import multiprocessing
 import os
 import socket
+import statistics
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from flextune.inputs import find_inputs
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
 from flextune.report.sweep import RECORD
-from flextune.rundir import RunDirectory, version
+from flextune.rundir import Measurement, RunDirectory, version
 from flextune.scoring.pass_at_k import count, estimates
 from flextune.studies.process import StoppedError, alone, end_with_parent
 from flextune.studies.settings import Range, Sweep
@@ -41,7 +43,9 @@ MAY_CHANGE = ("sweep.trials", "sweep.prune", "execution.workers", "generation.wo
 """Keys of the recipe that a sweep can go on with other values of."""
 
 
-def run_sweep(recipe: Recipe, output: str | Path, *, workers: int = 1, storage: str | None = None) -> Path:
+def run_sweep(
+    recipe: Recipe, output: str | Path, *, workers: int = 1, storage: str | None = None, minutes: float | None = None
+) -> Path:
     """Do the trials that are left, and write `sweep.json`.
 
     Each trial has a process of its own; each worker takes the next trial, on the GPU of its number. A worker that was
@@ -54,6 +58,8 @@ def run_sweep(recipe: Recipe, output: str | Path, *, workers: int = 1, storage: 
         output: The folder.
         workers: Trials at the same time.
         storage: `grpc://host:port` of Optuna's proxy server, or an address of a database; by default the journal.
+        minutes: Begin no trial that would not be done after so long, by the median of those before it; what earlier
+            calls took counts.
 
     Returns:
         `output`.
@@ -67,20 +73,22 @@ def run_sweep(recipe: Recipe, output: str | Path, *, workers: int = 1, storage: 
     find_inputs(change(recipe, {"sweep": None}, "sweep"))
     (output / "trials").mkdir(parents=True, exist_ok=True)
     study = _open(recipe, output, storage, number=0)
+    budget = None if minutes is None else 60 * minutes * workers
     if workers == 1:
-        _work(recipe, output, study)
+        _work(recipe, output, study, budget)
     else:
-        _start(recipe, output, storage, workers)
+        _start(recipe, output, storage, workers, budget)
     write_record(study, recipe, output)
     return output
 
 
-def _start(recipe: Recipe, output: Path, storage: str | None, workers: int) -> None:
+def _start(recipe: Recipe, output: Path, storage: str | None, workers: int, budget: float | None) -> None:
     """Workers in processes of their own."""
     fresh = multiprocessing.get_context("spawn")
     settings = dump_recipe(recipe)
     started = [
-        fresh.Process(target=_worker, args=(settings, output, storage, number, workers)) for number in range(workers)
+        fresh.Process(target=_worker, args=(settings, output, storage, number, workers, budget))
+        for number in range(workers)
     ]
     for process in started:
         process.start()
@@ -95,7 +103,7 @@ def _start(recipe: Recipe, output: Path, storage: str | None, workers: int) -> N
         raise FlextuneError("a worker of the sweep was killed; what was finished is kept, the same command goes on")
 
 
-def _worker(settings: str, output: Path, storage: str | None, number: int, workers: int) -> None:
+def _worker(settings: str, output: Path, storage: str | None, number: int, workers: int, budget: float | None) -> None:
     import torch
     import yaml
 
@@ -105,7 +113,7 @@ def _worker(settings: str, output: Path, storage: str | None, number: int, worke
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     recipe = parse_recipe(yaml.safe_load(settings), "sweep")
-    _work(recipe, output, _open(recipe, output, storage, number))
+    _work(recipe, output, _open(recipe, output, storage, number), budget)
 
 
 def _open(recipe: Recipe, output: Path, storage: str | None, number: int) -> optuna.Study:
@@ -186,10 +194,10 @@ def _taking(output: Path) -> FileLock:
     return FileLock(output / ".taking.lock")
 
 
-def _work(recipe: Recipe, output: Path, study: optuna.Study) -> None:
-    """Take trials until none is left."""
+def _work(recipe: Recipe, output: Path, study: optuna.Study, budget: float | None) -> None:
+    """Take trials until none, or no time, is left."""
     assert recipe.sweep is not None
-    while taken := _take(study, recipe.sweep, output):
+    while taken := _take(study, recipe.sweep, output, budget):
         trial, lock = taken
         try:
             _try(trial, recipe, output, study)
@@ -198,7 +206,9 @@ def _work(recipe: Recipe, output: Path, study: optuna.Study) -> None:
         write_record(study, recipe, output)
 
 
-def _take(study: optuna.Study, sweep: Sweep, output: Path) -> tuple[optuna.Trial, FileLock] | None:
+def _take(
+    study: optuna.Study, sweep: Sweep, output: Path, budget: float | None
+) -> tuple[optuna.Trial, FileLock] | None:
     """A trial that a killed worker has left, or the next; held by a lock that the system lets go with its process."""
     with _taking(output):
         for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -214,10 +224,23 @@ def _take(study: optuna.Study, sweep: Sweep, output: Path) -> tuple[optuna.Trial
         waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         if not waiting and (sweep.trials is None or len(trials) >= sweep.trials):
             return None
+        if budget is not None and _would_take_too_long(trials, budget):
+            return None
         trial = study.ask()
         lock = FileLock(_lock(output, trial.number))
         lock.acquire()
         return trial, lock
+
+
+def _would_take_too_long(trials: Sequence[optuna.trial.FrozenTrial], budget: float) -> bool:
+    """Whether another trial would be over after so many seconds of all workers together."""
+    now = datetime.datetime.now()  # as Optuna's
+    seconds = [
+        trial.user_attrs.get("seconds") or (now - trial.datetime_start).total_seconds()
+        for trial in trials
+        if trial.datetime_start is not None
+    ]
+    return bool(seconds) and sum(seconds) + statistics.median(seconds) > budget
 
 
 def _lock(output: Path, number: int) -> Path:
@@ -301,7 +324,7 @@ def _solved(folder: Path, recipe: Recipe) -> dict[int, float]:
         if not snapshot.exists():
             break
         problems = [row["task_id"] for row in read_jsonl(snapshot)]
-        verdicts = _measurement(folder, recipe, benchmark).verdicts
+        verdicts = measured_by(folder, recipe, benchmark).verdicts
         if verdicts.exists():
             values = estimates(count(list(read_jsonl(verdicts))), 1)
             found |= {position + i: values[task_id] for i, task_id in enumerate(problems)}
@@ -309,7 +332,7 @@ def _solved(folder: Path, recipe: Recipe) -> dict[int, float]:
     return found
 
 
-def _measurement(folder: Path, recipe: Recipe, benchmark: str) -> Any:
+def measured_by(folder: Path, recipe: Recipe, benchmark: str) -> Measurement:
     """What a sweep goes by: the last variant, and the first decoding."""
     return RunDirectory(folder).measurement(benchmark, recipe.variants[-1], next(iter(recipe.evaluation.decodings)))
 
@@ -318,7 +341,7 @@ def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:
     """What a run is worth: the least validation loss after a step, or the mean of pass@1 over the benchmarks."""
     if sweep.objective == "validation_loss":
         return min(loss for step, loss in _losses(folder, recipe).items() if step)
-    scores = [read_json(_measurement(folder, recipe, name).scores) for name in recipe.evaluation.benchmarks]
+    scores = [read_json(measured_by(folder, recipe, name).scores) for name in recipe.evaluation.benchmarks]
     return float(sum(score["pass@1"]["value"] for score in scores) / len(scores))
 
 
