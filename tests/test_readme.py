@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from flextune import cli
 from flextune.recipe import parse_recipe
+from flextune.report.sweep import read_sweep
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -79,6 +80,20 @@ def test_the_recipe_on_the_page_on_generation_names_the_decodings_that_the_page_
     decodings = parse_recipe(yaml.safe_load(recipe), "generation.md").evaluation.decodings
     assert len(decodings) == 1 + 5 + 4 + 6
     assert {"greedy", "temperature-0.2", "beam-4"} <= set(decodings)
+
+
+def test_the_recipes_on_the_page_on_studies_are_searches():
+    text = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
+    found = [parse_recipe(yaml.safe_load(r), "studies.md") for r in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    assert [len(recipe.sweep.grid()) for recipe in found] == [3 * (1 + 3 * 3), 1 + 3 + 3]
+
+
+@pytest.mark.slow
+def test_the_python_of_the_page_on_studies_runs(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (code,) = page("studies.md")
+    exec(code.replace('"smollm2-135m"', repr(str(tiny_model))), {"__name__": "__main__"})
+    assert [trial["state"] for trial in read_sweep("runs/search")["trials"]] == ["complete"] * 2
 
 
 @pytest.mark.slow

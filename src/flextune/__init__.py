@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from flextune.recipe import Evaluation, Recipe, load_recipe
     from flextune.report.page import write_report
     from flextune.scoring.compare import compare
+    from flextune.scoring.score import score
+    from flextune.studies.autotune import autotune
     from flextune.studies.compare import run_study
-    from flextune.studies.settings import Study
+    from flextune.studies.reproduce import reproduce
+    from flextune.studies.settings import Study, Sweep
+    from flextune.studies.sweep import run_sweep
     from flextune.tasks import Example, Problem, load_benchmark, load_training_set
     from flextune.tuning.curvature import SophiaCallback, refresh_curvature, refresh_is_due
     from flextune.tuning.fourier import FourierPenalty
+    from flextune.tuning.merging import merge
     from flextune.tuning.settings import Adapter, Penalty, Sophia, Training
     from flextune.tuning.sophia import SophiaG
     from flextune.tuning.trainer import SpectralTrainerMixin, attach
@@ -36,11 +41,16 @@ _HOMES = {
     "flextune.recipe": ("Evaluation", "Recipe", "load_recipe"),
     "flextune.report.page": ("write_report",),
     "flextune.scoring.compare": ("compare",),
+    "flextune.scoring.score": ("score",),
+    "flextune.studies.autotune": ("autotune",),
     "flextune.studies.compare": ("run_study",),
-    "flextune.studies.settings": ("Study",),
+    "flextune.studies.reproduce": ("reproduce",),
+    "flextune.studies.settings": ("Study", "Sweep"),
+    "flextune.studies.sweep": ("run_sweep",),
     "flextune.tasks": ("Example", "Problem", "load_benchmark", "load_training_set"),
     "flextune.tuning.curvature": ("SophiaCallback", "refresh_curvature", "refresh_is_due"),
     "flextune.tuning.fourier": ("FourierPenalty",),
+    "flextune.tuning.merging": ("merge",),
     "flextune.tuning.settings": ("Adapter", "Penalty", "Sophia", "Training"),
     "flextune.tuning.sophia": ("SophiaG",),
     "flextune.tuning.trainer": ("SpectralTrainerMixin", "attach"),
@@ -65,21 +75,27 @@ __all__ = [
     "SophiaG",
     "SpectralTrainerMixin",
     "Study",
+    "Sweep",
     "Training",
     "UsageError",
     "Verdict",
     "attach",
+    "autotune",
     "compare",
     "evaluate",
     "execute",
     "load_benchmark",
     "load_recipe",
     "load_training_set",
+    "merge",
     "quickstart",
     "refresh_curvature",
     "refresh_is_due",
+    "reproduce",
     "run",
     "run_study",
+    "run_sweep",
+    "score",
     "write_report",
 ]
 
