@@ -137,19 +137,19 @@ ROW = b'{"task_id": "T/0", "completion": "x"}\n'
     ("name", "content", "message"),
     [
         ("c.jsonl", b"", "holds no completion"),
-        ("c.jsonl.gz", gzip.compress(b"\n"), "holds no completion"),
+        ("c.jsonl.gz", gzip.compress(b"\n", mtime=0), "holds no completion"),
         ("c.json", b"[]", "holds no completion"),
         ("c.json", b"[[], []]", "holds no completion"),
         ("c.jsonl", ROW + b"{\n", "line 2: not valid JSON .* column 2"),
         ("c.jsonl", ROW + b"\n" + b"1" * 5000, "line 3: not valid JSON"),
         ("c.jsonl", ROW + b"[" * 200000, "line 2: not valid JSON"),
         ("c.jsonl", ROW + b'{"task_id": "\xff"}', "line 2: not valid UTF-8"),
-        ("c.jsonl.gz", gzip.compress(ROW * 99)[:-9], "not a whole gzip file"),
+        ("c.jsonl.gz", gzip.compress(ROW * 99, mtime=0)[:-9], "not a whole gzip file"),
         ("c.jsonl.gz", ROW, "not a whole gzip file"),
-        ("c.jsonl.gz", gzip.compress(ROW)[:10] + b"\xff" * 20, "not a whole gzip file"),
+        ("c.jsonl.gz", gzip.compress(ROW, mtime=0)[:10] + b"\xff" * 20, "not a whole gzip file"),
         ("c.json", ROW + ROW, r"line 2: not valid JSON .*rows belong into a \.jsonl file"),
         ("c.json", b'"x"', "found str; expected MultiPL-E's object"),
-        ("c.json.gz", gzip.compress(b"null"), "found NoneType; expected MultiPL-E's object"),
+        ("c.json.gz", gzip.compress(b"null", mtime=0), "found NoneType; expected MultiPL-E's object"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path, name, content, message):

@@ -15,7 +15,7 @@ from made_rows import solve
 from rich.console import Console
 
 from flextune import pipeline
-from flextune.errors import DivergedError, UsageError
+from flextune.errors import DivergedError, FlextuneError, UsageError
 from flextune.files import read_json, write_jsonl
 from flextune.recipe import parse_recipe
 from flextune.report.sweep import read_sweep, summary
@@ -283,6 +283,32 @@ def test_two_machines_share_a_search(tiny_model, tmp_path):
     assert sorted(runs[0] + runs[1]) == [f"{number:04d}" for number in range(6)]
     trials = read_sweep(tmp_path / "one")["trials"] if len(runs[0]) else []
     assert len({json.dumps(trial["settings"]) for trial in trials}) == 6
+
+
+@pytest.mark.slow
+def test_the_machines_of_a_ray_cluster_do_the_trials(tiny_model, tmp_path):
+    ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'flextune[ray]')")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        made = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 4]}})
+        run_sweep(made, tmp_path, workers=2, ray=cluster.address)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    trials = read_sweep(tmp_path)["trials"]
+    assert [(trial["state"], trial["settings"]["adapter.rank"]) for trial in trials] == [
+        ("complete", 2),
+        ("complete", 4),
+    ]
+
+
+def test_no_cluster_at_the_address(tmp_path, made_up):
+    pytest.importorskip("ray", reason="ray is not installed (pip install 'flextune[ray]')")
+    made_up(lambda made: [9.0, 1.0])
+    with pytest.raises(FlextuneError, match=r"ray = 'localhost:1': there is no cluster"):
+        run_sweep(recipe(), tmp_path, workers=2, ray="localhost:1")
 
 
 def test_without_optuna_the_verb_says_what_to_install(monkeypatch, tmp_path, capsys):

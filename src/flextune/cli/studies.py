@@ -60,7 +60,12 @@ def reproduce(
 
 
 def sweep(
-    recipe: str, *overrides: str, output: str | None = None, workers: int = 1, storage: str | None = None
+    recipe: str,
+    *overrides: str,
+    output: str | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    ray: str | None = None,
 ) -> None:
     """Search settings: the `sweep` of a recipe, each trial an ordinary run. Killed, it goes on where it was.
 
@@ -79,6 +84,8 @@ def sweep(
         Trials at the same time; with GPUs, one for each.
     storage
         grpc://host:port of Optuna's proxy server, or the address of a database; by default a file in the folder.
+    ray
+        The address of a Ray cluster that does the trials; all its machines have to see the folder.
     """
     from flextune.recipe import load_recipe
     from flextune.report.sweep import read_sweep, summary
@@ -91,7 +98,11 @@ def sweep(
     if workers < 1:
         raise UsageError(f"workers = {workers}: expected at least 1")
     folder = run_sweep(
-        load_recipe(recipe, overrides), output or Path("runs") / Path(recipe).stem, workers=workers, storage=storage
+        load_recipe(recipe, overrides),
+        output or Path("runs") / Path(recipe).stem,
+        workers=workers,
+        storage=storage,
+        ray=ray,
     )
     out.print(summary(read_sweep(folder)))
     out.print(f"Trials: {folder / 'trials'}", soft_wrap=True)

@@ -33,15 +33,7 @@ def judge_on_ray(
 
     Raises `FlextuneError` if there is no Ray or no cluster, or if a machine differs or fails.
     """
-    try:
-        import ray
-    except ImportError:
-        raise FlextuneError("ray is not installed: pip install 'flextune[ray]'") from None
-    try:
-        _reach(settings.ray or "auto")
-        ray.init(address=settings.ray, ignore_reinit_error=True, log_to_driver=False, configure_logging=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FlextuneError(f"execution.ray = {settings.ray!r}: there is no cluster ({error})") from None
+    ray = connect(settings.ray or "auto", "execution.ray")
     task = ray.remote(num_cpus=1, max_retries=20, scheduling_strategy="SPREAD")(judge_group)
     alone = replace(settings, workers=1, ray=None)
     groups = [list(range(start, min(start + GROUP, len(programs)))) for start in range(0, len(programs), GROUP)]
@@ -59,6 +51,20 @@ def judge_on_ray(
     finally:
         for job in waiting:
             ray.cancel(job, force=True)
+
+
+def connect(address: str, key: str) -> Any:
+    """Ray, connected to the cluster at an address, which stands under `key` in error messages."""
+    try:
+        import ray
+    except ImportError:
+        raise FlextuneError("ray is not installed: pip install 'flextune[ray]'") from None
+    try:
+        _reach(address)
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, configure_logging=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FlextuneError(f"{key} = {address!r}: there is no cluster ({error})") from None
+    return ray
 
 
 def _reach(address: str) -> None:

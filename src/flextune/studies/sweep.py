@@ -9,8 +9,6 @@
 
 import datetime
 import json
-import multiprocessing
-import os
 import socket
 import statistics
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 from filelock import FileLock, Timeout
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -33,8 +32,9 @@ from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_o
 from flextune.report.sweep import RECORD
 from flextune.rundir import Measurement, RunDirectory, version
 from flextune.scoring.pass_at_k import count, estimates
-from flextune.studies.process import StoppedError, alone, end_with_parent
+from flextune.studies.process import StoppedError, alone
 from flextune.studies.settings import Range, Sweep
+from flextune.studies.workers import on_a_cluster, on_this_machine
 
 JOURNAL = "sweep.journal"
 P_PRUNED = 0.1
@@ -44,7 +44,13 @@ MAY_CHANGE = ("sweep.trials", "sweep.prune", "execution.workers", "generation.wo
 
 
 def run_sweep(
-    recipe: Recipe, output: str | Path, *, workers: int = 1, storage: str | None = None, minutes: float | None = None
+    recipe: Recipe,
+    output: str | Path,
+    *,
+    workers: int = 1,
+    storage: str | None = None,
+    ray: str | None = None,
+    minutes: float | None = None,
 ) -> Path:
     """Do the trials that are left, and write `sweep.json`.
 
@@ -58,6 +64,7 @@ def run_sweep(
         output: The folder.
         workers: Trials at the same time.
         storage: `grpc://host:port` of Optuna's proxy server, or an address of a database; by default the journal.
+        ray: The address of a Ray cluster, whose machines see the folder: the workers are tasks there.
         minutes: Begin no trial that would not be done after so long, by the median of those before it; what earlier
             calls took counts.
 
@@ -74,44 +81,18 @@ def run_sweep(
     (output / "trials").mkdir(parents=True, exist_ok=True)
     study = _open(recipe, output, storage, number=0)
     budget = None if minutes is None else 60 * minutes * workers
-    if workers == 1:
-        _work(recipe, output, study, budget)
+    arguments = (dump_recipe(recipe), output.resolve(), storage, budget)
+    if ray is not None:
+        on_a_cluster(_worker, arguments, workers, ray)
+    elif workers > 1:
+        on_this_machine(_worker, arguments, workers)
     else:
-        _start(recipe, output, storage, workers, budget)
+        _work(recipe, output, study, budget)
     write_record(study, recipe, output)
     return output
 
 
-def _start(recipe: Recipe, output: Path, storage: str | None, workers: int, budget: float | None) -> None:
-    """Workers in processes of their own."""
-    fresh = multiprocessing.get_context("spawn")
-    settings = dump_recipe(recipe)
-    started = [
-        fresh.Process(target=_worker, args=(settings, output, storage, number, workers, budget))
-        for number in range(workers)
-    ]
-    for process in started:
-        process.start()
-    try:
-        for process in started:
-            process.join()
-    except BaseException:
-        for process in started:
-            process.kill()
-        raise
-    if any(process.exitcode for process in started):
-        raise FlextuneError("a worker of the sweep was killed; what was finished is kept, the same command goes on")
-
-
-def _worker(settings: str, output: Path, storage: str | None, number: int, workers: int, budget: float | None) -> None:
-    import torch
-    import yaml
-
-    end_with_parent()
-    if devices := torch.cuda.device_count():
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
-    else:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+def _worker(settings: str, output: Path, storage: str | None, budget: float | None, number: int) -> None:
     recipe = parse_recipe(yaml.safe_load(settings), "sweep")
     _work(recipe, output, _open(recipe, output, storage, number), budget)
 
@@ -146,8 +127,6 @@ def _open(recipe: Recipe, output: Path, storage: str | None, number: int) -> opt
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    import yaml
-
     content: dict[str, Any] = yaml.safe_load(dump_recipe(recipe))
     return content
 

@@ -1,0 +1,56 @@
+"""Several processes that do the same work until none is left: on this machine, or on those of a Ray cluster."""
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from typing import Any
+
+from flextune.errors import FlextuneError
+from flextune.execution.cluster import connect
+from flextune.studies.process import end_with_parent
+
+
+def on_this_machine(work: Callable[..., None], arguments: tuple[Any, ...], workers: int) -> None:
+    """Call `work(*arguments, number)` in so many processes, each with the GPU of its number if there are any.
+
+    They end with this process. Raises `FlextuneError` if one was killed or failed.
+    """
+    fresh = multiprocessing.get_context("spawn")
+    started = [fresh.Process(target=_worker, args=(work, arguments, number, workers)) for number in range(workers)]
+    for process in started:
+        process.start()
+    try:
+        for process in started:
+            process.join()
+    except BaseException:
+        for process in started:
+            process.kill()
+        raise
+    if any(process.exitcode for process in started):
+        raise FlextuneError("a worker failed or was killed; what was finished is kept, the same command goes on")
+
+
+def _worker(work: Callable[..., None], arguments: tuple[Any, ...], number: int, workers: int) -> None:
+    import torch
+
+    end_with_parent()
+    if devices := torch.cuda.device_count():
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    work(*arguments, number)
+
+
+def on_a_cluster(work: Callable[..., None], arguments: tuple[Any, ...], workers: int, address: str) -> None:
+    """The same as tasks of a Ray cluster, each with a GPU if the cluster has any.
+
+    A task whose machine is lost is begun again elsewhere. Raises `FlextuneError` if there is no cluster, or it fails.
+    """
+    ray = connect(address, "ray")
+    gpus = 1 if ray.cluster_resources().get("GPU") else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=20, scheduling_strategy="SPREAD")(work)
+    try:
+        ray.get([task.remote(*arguments, number) for number in range(workers)])
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None) or error
+        raise FlextuneError(f"a machine of the cluster failed: {cause}; the same command goes on") from None
