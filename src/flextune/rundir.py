@@ -236,7 +236,7 @@ def _without_texts(problem: Row) -> Row:
     'sha256:...'
     """
     texts = {key: hashlib.sha256(json.dumps(problem[key]).encode()).hexdigest() for key in ("prompt", "tests")}
-    return problem | {key: f"sha256:{checksum}" for key, checksum in texts.items()}
+    return problem | {key: f"sha256:{checksum[:16]}" for key, checksum in texts.items()}
 
 
 def folder_name(benchmark: str) -> str:

@@ -6,7 +6,7 @@ from transformers import LlamaConfig
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.estimate import estimate
-from flextune.recipe import PACKAGED, dump_recipe
+from flextune.recipe import PACKAGED, dump_recipe, load_recipe
 from flextune.studies.rows import CONTROLS, PAPER, TABLE_3, find, names, recipe_of, used_by
 
 # by row: what is trained of Code Llama 7B
@@ -132,7 +132,10 @@ def test_names():
     with pytest.raises(UsageError, match="scale = 'big': expected paper or small"):
         names("big")
     packaged = {path.stem for path in (PACKAGED / "small").glob("*.yaml")}
-    assert packaged - {"optimizers"} == set(names("small"))  # none is forgotten
+    assert packaged - {"optimizers", "search"} == set(names("small"))  # none is forgotten
+    assert load_recipe("recipes/small/search.yaml").sweep.grid() == [
+        {"training.learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 4e-4)
+    ]
 
 
 def test_keys_of_training_change_only_what_trains():

@@ -125,6 +125,26 @@ def test_a_search_begins_with_the_recipes_own_values_and_finds_better(tmp_path, 
     assert len(read_sweep(tmp_path)["trials"]) == 32
 
 
+def test_a_search_in_parts_tries_what_one_in_a_piece_does(tmp_path, made_up):
+    made_up(lambda made: [9.0, made.adapter.rank + made.training.learning_rate])
+    run_sweep(recipe(sweep={**TPE, "trials": 12}), tmp_path / "whole")
+    for trials in (3, 7, 12):
+        run_sweep(recipe(sweep={**TPE, "trials": trials}), tmp_path / "parts")
+    whole, parts = (read_sweep(tmp_path / name)["trials"] for name in ("whole", "parts"))
+    assert [trial["settings"] for trial in parts] == [trial["settings"] for trial in whole]
+    assert len({trial["settings"]["training.learning_rate"] for trial in whole}) == 12
+
+
+def test_a_trial_whose_worker_died_before_it_held_the_lock_is_taken_up(tmp_path, made_up):
+    made_up(lambda made: [9.0, 1.0])
+    search = module._Search(recipe(), tmp_path, None, None)
+    (tmp_path / "trials").mkdir()
+    search.study.ask()  # and killed here
+    run_sweep(recipe(), tmp_path)
+    trials = read_sweep(tmp_path)["trials"]
+    assert ([trial["state"] for trial in trials], len(set(settings(trials)))) == (["complete"] * 6, 6)
+
+
 def test_a_loss_worse_than_the_others_ends_a_trial(tmp_path, made_up):
     made_up(lambda made: [9.0, 5.0 if made.adapter.rank == 64 else 1.0])
     run_sweep(recipe(sweep={**TPE, "trials": 20}), tmp_path)

@@ -14,6 +14,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,51 +80,157 @@ def run_sweep(
         raise UsageError("the recipe has no `sweep`: see `flextune recipe` for its keys")
     find_inputs(change(recipe, {"sweep": None}, "sweep"))
     (output / "trials").mkdir(parents=True, exist_ok=True)
-    study = _open(recipe, output, storage, number=0)
-    budget = None if minutes is None else 60 * minutes * workers
-    arguments = (dump_recipe(recipe), output.resolve(), storage, budget)
+    search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
+    arguments = (dump_recipe(recipe), search.output, storage, search.budget)
     if ray is not None:
         on_a_cluster(_worker, arguments, workers, ray)
     elif workers > 1:
         on_this_machine(_worker, arguments, workers)
     else:
-        _work(recipe, output, study, budget)
-    write_record(study, recipe, output)
+        search.work()
+    search.record()
     return output
 
 
 def _worker(settings: str, output: Path, storage: str | None, budget: float | None, number: int) -> None:
-    recipe = parse_recipe(yaml.safe_load(settings), "sweep")
-    _work(recipe, output, _open(recipe, output, storage, number), budget)
+    _Search(parse_recipe(yaml.safe_load(settings), "sweep"), output, storage, budget).work()
 
 
-def _open(recipe: Recipe, output: Path, storage: str | None, number: int) -> optuna.Study:
-    """The study, made if it is not there; what is to be tried for certain is put in line once."""
-    assert recipe.sweep is not None
-    sweep = recipe.sweep
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _taking(output):
-        study = optuna.create_study(
-            study_name="sweep",
-            storage=_storage(storage, output),
-            sampler=optuna.samplers.TPESampler(seed=recipe.seed + number),
-            pruner=_pruner(sweep),
-            direction="minimize" if sweep.objective == "validation_loss" else "maximize",
-            load_if_exists=True,
-        )
-        settings = json.loads(json.dumps(_plain(recipe)))
-        there = study.user_attrs.get("recipe")
-        if there is not None:
-            changed = differences(there, settings)
-            reasons = [sentence for key, sentence in changed.items() if not key.startswith(MAY_CHANGE)]
-            if reasons:
-                raise UsageError(f"{output} holds another sweep: {'; '.join(reasons)}; name another --output")
-        if not study.user_attrs.get("in line"):
-            for values in sweep.grid() if sweep.sampler == "grid" else [_own(recipe, sweep)]:
-                study.enqueue_trial({key: _stored(sweep, key, v) for key, v in values.items()}, skip_if_exists=True)
-            study.set_user_attr("in line", True)
-        study.set_user_attr("recipe", settings)
-    return study
+@dataclass
+class _Search:
+    """A study that is open in this process."""
+
+    recipe: Recipe
+    output: Path
+    storage: str | None
+    budget: float | None
+    """Seconds of all workers together."""
+
+    @property
+    def sweep(self) -> Sweep:
+        assert self.recipe.sweep is not None
+        return self.recipe.sweep
+
+    def __post_init__(self) -> None:
+        """Open the study, made if it is not there; what is to be tried for certain is put in line once."""
+        sweep = self.sweep
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        with self.taking():
+            study = optuna.create_study(
+                study_name="sweep",
+                storage=_storage(self.storage, self.output),
+                pruner=_pruner(sweep),
+                direction="minimize" if sweep.objective == "validation_loss" else "maximize",
+                load_if_exists=True,
+            )
+            settings = _plain(self.recipe)
+            there = study.user_attrs.get("recipe")
+            if there is not None:
+                changed = differences(there, settings)
+                reasons = [sentence for key, sentence in changed.items() if not key.startswith(MAY_CHANGE)]
+                if reasons:
+                    raise UsageError(f"{self.output} holds another sweep: {'; '.join(reasons)}; name another --output")
+            if not study.user_attrs.get("in line"):
+                for values in sweep.grid() if sweep.sampler == "grid" else [_own(self.recipe, sweep)]:
+                    study.enqueue_trial({key: _stored(sweep, key, v) for key, v in values.items()}, skip_if_exists=True)
+                study.set_user_attr("in line", True)
+            study.set_user_attr("recipe", settings)
+        self.study = study
+
+    def taking(self) -> FileLock:
+        """Held for a moment while a trial is taken or recorded."""
+        return FileLock(self.output / ".taking.lock")
+
+    def work(self) -> None:
+        """Take trials until none, or no time, is left."""
+        while taken := self.take():
+            trial, lock = taken
+            try:
+                self.do(trial)
+            finally:
+                lock.release()
+            self.record()
+
+    def take(self) -> tuple[optuna.Trial, FileLock] | None:
+        """A trial that a killed worker has left, or the next; held by a lock that the system lets go with its process.
+
+        Where machines have folders of their own and a storage in common, the trials without a lock here are those of
+        other machines.
+        """
+        with self.taking():
+            for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                lock = self.lock(left.number)
+                if self.storage is not None and not Path(lock.lock_file).exists():
+                    continue
+                try:
+                    lock.acquire()
+                except Timeout:
+                    continue
+                self.study.sampler = self.sampler(left.number)
+                return optuna.Trial(self.study, left._trial_id), lock
+            trials = self.study.get_trials(deepcopy=False)
+            waiting = sum(trial.state == TrialState.WAITING for trial in trials)
+            if not waiting and (self.sweep.trials is None or len(trials) >= self.sweep.trials):
+                return None
+            if self.budget is not None and _would_take_too_long(trials, self.budget):
+                return None
+            self.study.sampler = self.sampler(len(trials))
+            trial = self.study.ask()
+            lock = self.lock(trial.number)
+            lock.acquire()
+            self.study.sampler = self.sampler(trial.number)
+            return trial, lock
+
+    def sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """With a seed for each trial: no two workers draw alike, and a killed search goes on as it would have."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(seed=self.recipe.seed + number, group=bool(self.sweep.only))
+
+    def lock(self, number: int) -> FileLock:
+        """Of a trial."""
+        return FileLock(self.output / "trials" / f".{number:04d}.lock", timeout=0)
+
+    def do(self, trial: optuna.Trial) -> None:
+        """Run a trial and tell the study what came of it."""
+        settings = _suggested(trial, self.sweep)
+        say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
+        trial.set_user_attr("settings", settings)
+        trial.set_user_attr("machine", socket.gethostname())
+        folder = self.output / _folder(trial.number)
+        started, value, state = time.monotonic(), None, TrialState.COMPLETE
+        try:
+            made = change(self.recipe, {**settings, "sweep": None}, f"trial {trial.number}")
+            alone(pipeline.run, made, folder, stop=_watch(trial, self.sweep, folder, made))
+            value = objective(folder, made, self.sweep)
+            outcome = f"{self.sweep.objective} = {value:.4f}"
+        except StoppedError:
+            state, outcome = TrialState.PRUNED, "ended early, worse than others so far"
+        except Exception as error:  # whatever it is, the search goes on
+            cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
+            trial.set_user_attr("cause", cause)
+            state, outcome = TrialState.FAIL, f"failed: {cause}"
+        trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+        self.study.tell(trial, value, state)
+        say(f"Trial {trial.number}: {outcome}")
+
+    def record(self) -> None:
+        """Write `sweep.json`: every trial, and which is best."""
+        with self.taking():
+            trials = [
+                _row(trial) for trial in self.study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING
+            ]
+            whole = [row for row in trials if row["state"] == "complete"]
+            sign = 1 if self.sweep.objective == "validation_loss" else -1
+            best = min(whole, key=lambda row: sign * row["value"], default=None)
+            content = {
+                "flextune": version(),
+                "objective": self.sweep.objective,
+                "best": best and best["number"],
+                "trials": trials,
+                "recipe": _plain(self.recipe),
+            }
+            write_json(self.output / RECORD, content)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -168,49 +275,6 @@ def _stored(sweep: Sweep, key: str, value: Any) -> Any:
     return value if isinstance(sweep.space[key], Range) else json.dumps(value)
 
 
-def _taking(output: Path) -> FileLock:
-    """Held for a moment while a trial is taken or recorded."""
-    return FileLock(output / ".taking.lock")
-
-
-def _work(recipe: Recipe, output: Path, study: optuna.Study, budget: float | None) -> None:
-    """Take trials until none, or no time, is left."""
-    assert recipe.sweep is not None
-    while taken := _take(study, recipe.sweep, output, budget):
-        trial, lock = taken
-        try:
-            _try(trial, recipe, output, study)
-        finally:
-            lock.release()
-        write_record(study, recipe, output)
-
-
-def _take(
-    study: optuna.Study, sweep: Sweep, output: Path, budget: float | None
-) -> tuple[optuna.Trial, FileLock] | None:
-    """A trial that a killed worker has left, or the next; held by a lock that the system lets go with its process."""
-    with _taking(output):
-        for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            path = _lock(output, left.number)
-            if path.exists():  # taken in this folder; those of other folders are other machines'
-                lock = FileLock(path, timeout=0)
-                try:
-                    lock.acquire()
-                except Timeout:
-                    continue
-                return optuna.Trial(study, left._trial_id), lock
-        trials = study.get_trials(deepcopy=False)
-        waiting = sum(trial.state == TrialState.WAITING for trial in trials)
-        if not waiting and (sweep.trials is None or len(trials) >= sweep.trials):
-            return None
-        if budget is not None and _would_take_too_long(trials, budget):
-            return None
-        trial = study.ask()
-        lock = FileLock(_lock(output, trial.number))
-        lock.acquire()
-        return trial, lock
-
-
 def _would_take_too_long(trials: Sequence[optuna.trial.FrozenTrial], budget: float) -> bool:
     """Whether another trial would be over after so many seconds of all workers together."""
     now = datetime.datetime.now()  # as Optuna's
@@ -222,37 +286,9 @@ def _would_take_too_long(trials: Sequence[optuna.trial.FrozenTrial], budget: flo
     return bool(seconds) and sum(seconds) + statistics.median(seconds) > budget
 
 
-def _lock(output: Path, number: int) -> Path:
-    return output / "trials" / f".{number:04d}.lock"
-
-
-def _folder(output: Path, number: int) -> Path:
-    return output / "trials" / f"{number:04d}"
-
-
-def _try(trial: optuna.Trial, recipe: Recipe, output: Path, study: optuna.Study) -> None:
-    """Run a trial and tell the study what came of it."""
-    assert recipe.sweep is not None
-    settings = _suggested(trial, recipe.sweep)
-    say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
-    trial.set_user_attr("settings", settings)
-    trial.set_user_attr("machine", socket.gethostname())
-    folder = _folder(output, trial.number)
-    started, value, state = time.monotonic(), None, TrialState.COMPLETE
-    try:
-        made = change(recipe, {**settings, "sweep": None}, f"trial {trial.number}")
-        alone(pipeline.run, made, folder, stop=_watch(trial, recipe.sweep, folder, made))
-        value = objective(folder, made, recipe.sweep)
-        outcome = f"{recipe.sweep.objective} = {value:.4f}"
-    except StoppedError:
-        state, outcome = TrialState.PRUNED, "ended early, worse than others so far"
-    except Exception as error:  # whatever it is, the search goes on
-        cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
-        trial.set_user_attr("cause", cause)
-        state, outcome = TrialState.FAIL, f"failed: {cause}"
-    trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
-    study.tell(trial, value, state)
-    say(f"Trial {trial.number}: {outcome}")
+def _folder(number: int) -> str:
+    """The run of a trial, from the folder of the sweep."""
+    return f"trials/{number:04d}"
 
 
 def _suggested(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
@@ -324,24 +360,6 @@ def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:
     return float(sum(score["pass@1"]["value"] for score in scores) / len(scores))
 
 
-def write_record(study: optuna.Study, recipe: Recipe, output: Path) -> None:
-    """Write `sweep.json`: every trial, and which is best."""
-    assert recipe.sweep is not None
-    with _taking(output):
-        trials = [_row(trial) for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
-        whole = [row for row in trials if row["state"] == "complete"]
-        least = recipe.sweep.objective == "validation_loss"
-        best = min(whole, key=lambda row: row["value"] if least else -row["value"], default=None)
-        content = {
-            "flextune": version(),
-            "objective": recipe.sweep.objective,
-            "best": best and best["number"],
-            "trials": trials,
-            "recipe": _plain(recipe),
-        }
-        write_json(output / RECORD, content)
-
-
 def _row(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
     attributes = trial.user_attrs
     return {
@@ -353,5 +371,5 @@ def _row(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
         "cause": attributes.get("cause"),
         "seconds": attributes.get("seconds"),
         "machine": attributes.get("machine"),
-        "run": f"trials/{trial.number:04d}",
+        "run": _folder(trial.number),
     }
