@@ -14,8 +14,8 @@ help: ## Show this list
 demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 10 minutes)
 	$(BIN)/flextune quickstart
 
-test: setup toolchains browser ## Set up, then run the tests
-	$(BIN)/python -m pytest
+test: setup toolchains browser ## Set up, then run the tests (about 12 minutes on two cores)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup ## Check style, types and the walls between modules
 	$(BIN)/ruff check .

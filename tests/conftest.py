@@ -102,3 +102,21 @@ def tiny_model(tmp_path_factory) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """The command line in this process, offline, on a wide terminal: its exit code, and what it printed."""
+    from flextune import cli, progress
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for console in (progress.out, progress.console):
+        monkeypatch.setattr(console, "_width", 200)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call

@@ -7,22 +7,6 @@ import sys
 
 import pytest
 
-from flextune import cli
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
-
 
 @pytest.fixture
 def recipe(tmp_path, tiny_model):

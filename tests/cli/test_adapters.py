@@ -3,7 +3,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from flextune import cli
 from flextune.files import read_json
 from flextune.tuning import merging
 
@@ -16,17 +15,10 @@ def adapter(tiny_model, tmp_path):
     return tmp_path / "adapter"
 
 
-def call(*arguments):
-    with pytest.raises(SystemExit) as ended:
-        cli.main([str(argument) for argument in arguments])
-    return ended.value.code
-
-
-def test_merge_checks_and_measures(adapter, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_merge_checks_and_measures(call, adapter, tmp_path):
     options = ("--check", "--benchmark", "basics-python", "--limit", 2, "--max-new-tokens", 4, "--dtype", "float32")
-    assert call("merge", adapter, *options) == 0
-    out = capsys.readouterr().out
+    code, out, _ = call("merge", adapter, *options)
+    assert code == 0
     assert "Merged and unmerged are equal in float32, up to round-off" in out
     assert "basics-python, merged against unmerged: +0.0 points" in out
     found = read_json(tmp_path / "adapter-merged" / "merge.json")["check"]
@@ -35,7 +27,7 @@ def test_merge_checks_and_measures(adapter, tmp_path, capsys, monkeypatch):
     assert [(row["variant"], row["against"]) for row in rows] == [("merged", "unmerged")]
 
 
-def test_a_broken_merge_fails(adapter, capsys, monkeypatch):
+def test_a_broken_merge_fails(call, adapter, monkeypatch):
     real = merging.with_adapter
 
     def twice(model, folder, merged=False, **options):
@@ -43,7 +35,7 @@ def test_a_broken_merge_fails(adapter, capsys, monkeypatch):
         return real(model, folder, merged=True, **options) if merged else model
 
     monkeypatch.setattr(merging, "with_adapter", twice)
-    assert call("merge", adapter, "--check") == 1
-    found = capsys.readouterr()
-    assert "The merge is broken" in found.out
-    assert "the merged weights are not the model that was trained" in found.err
+    code, out, err = call("merge", adapter, "--check")
+    assert code == 1
+    assert "The merge is broken" in out
+    assert "the merged weights are not the model that was trained" in err

@@ -1,20 +1,6 @@
 import pytest
 
-from flextune import cli
 from flextune.files import read_json, read_jsonl, write_jsonl
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            cli.main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
 
 
 def measured(folder, solved, of=30, completion="    return 1\x1b[31m"):

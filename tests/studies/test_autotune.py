@@ -11,6 +11,7 @@ from flextune import pipeline
 from flextune.errors import FlextuneError, UsageError
 from flextune.recipe import load_recipe, overridden
 from flextune.report.autotune import read_autotune, summary
+from flextune.report.sweep import read_sweep
 from flextune.studies import autotune as module
 from flextune.studies import sweep
 from flextune.studies.autotune import autotune, recipe_for
@@ -67,7 +68,7 @@ def printed(folder):
 
 def test_the_known_best_is_found_without_loss_in_any_language(tmp_path, toy):
     toy(peaked)
-    autotune(made(trials=60), tmp_path, minutes=10)
+    autotune(made(trials=40), tmp_path, minutes=10)
     found = load_recipe(tmp_path / "recipe.yaml")
     assert (found.adapter.targets, found.adapter.rank, found.sweep) == ("mlp", 16, None)
     assert 5e-5 < found.training.learning_rate < 5e-4
@@ -86,11 +87,10 @@ def test_the_known_best_is_found_without_loss_in_any_language(tmp_path, toy):
 
 def test_the_budget_holds_and_what_was_done_counts(tmp_path, toy):
     done = toy(peaked, seconds=0.2)
-    started = time.monotonic()
     autotune(made(), tmp_path, minutes=2 / 60)
-    assert time.monotonic() - started < 8
     first = len(done)
     assert 2 <= first <= 1 + 10  # the model as it came, then trials of at least a fifth of a second
+    assert sum(trial["seconds"] for trial in read_sweep(tmp_path)["trials"][:-1]) < 2
     autotune(made(), tmp_path, minutes=2 / 60)
     assert len(done) <= first + 2  # the model as it came again, which the pipeline would skip
 

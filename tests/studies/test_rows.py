@@ -1,9 +1,11 @@
 """The paper's rows: every recipe is whole, and its arithmetic is the paper's."""
 
+import huggingface_hub
 import pytest
 import yaml
 from transformers import LlamaConfig
 
+from flextune import hub
 from flextune.errors import FlextuneError, UsageError
 from flextune.estimate import estimate
 from flextune.recipe import PACKAGED, dump_recipe, load_recipe
@@ -86,7 +88,8 @@ def test_steps_are_those_of_the_training(code_llama, data):
 
 
 def test_a_model_that_cannot_be_had(monkeypatch, data):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub, "online", lambda: False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # as the real one does
     with pytest.raises(
         FlextuneError, match=r"configuration of codellama/CodeLlama-7b-hf cannot be fetched.*model=FOLDER"
     ):
