@@ -15,6 +15,10 @@ class DivergedError(FlextuneError):
     """The training loss stopped being a number."""
 
 
+class NoRoomError(FlextuneError):
+    """The disk is full."""
+
+
 class UsageError(FlextuneError):
     """A command, a recipe or an argument is wrong; nothing was started."""
 

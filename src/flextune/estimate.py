@@ -5,7 +5,7 @@ from shapes, for one device; `training/metrics.jsonl` has what was really used.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ class Estimate:
     examples: int | None
     """Before those that are longer than `training.max_length` are left out."""
     steps: int | None
-    """At most, for that reason."""
+    """At most, for that reason; None with `training.batch_tokens`, where it depends on the lengths."""
     texts: int | None
     """To be written, over all benchmarks, variants, decodings and samples."""
     training_gib: float | None
@@ -68,11 +68,14 @@ def estimate(recipe: Recipe) -> Estimate:
     training = recipe.training
     if training and data.training_set:
         # the factors alone count: what another run's adapter has is not known before it is there
-        trainable = (
-            None if recipe.adapter.start else add_adapter(model, recipe.adapter).get_nb_trainable_parameters()[0]
-        )
+        # and an initialisation that needs weights changes no shape
+        plain = {key: value for key, value in recipe.adapter.peft.items() if key != "init_lora_weights"}
+        fresh = replace(recipe.adapter, peft=plain)
+        if not recipe.adapter.start:
+            trainable, _ = add_adapter(model, fresh).get_nb_trainable_parameters()
         examples = len(data.training_set.examples)
-        steps = math.ceil(math.ceil(examples / training.batch_size / training.accumulation) * training.epochs)
+        if training.batch_tokens is None:
+            steps = math.ceil(math.ceil(examples / training.batch_size / training.accumulation) * training.epochs)
         adapter_bytes = 4 * (trainable or 0)
         tokens = training.batch_tokens or training.batch_size * training.max_length
         training_bytes = held + ADAMW_BYTES * (trainable or 0) + _activations(config, tokens, training, BYTES[type_])
@@ -95,18 +98,14 @@ def _configuration(recipe: Recipe) -> Any:
     """The model's configuration alone, from its folder or the Hub."""
     from transformers import AutoConfig
 
-    folder = Path(recipe.model)
-    if recipe.model == EMBEDDED:
-        return AutoConfig.from_pretrained(find_model(EMBEDDED).path)
-    if folder.is_dir():
-        return AutoConfig.from_pretrained(folder)
-    online = hub.online()
+    name: str | Path = find_model(EMBEDDED).path if recipe.model == EMBEDDED else recipe.model
+    reachable = Path(name).is_dir() or hub.online()
     try:
-        return AutoConfig.from_pretrained(recipe.model, revision=recipe.revision)
-    except Exception as error:  # huggingface_hub, httpx and OSErrors alike mean "not to be had"
-        why = str(error).strip().splitlines()[0] if online else "the Hub cannot be reached and nothing is cached"
+        return AutoConfig.from_pretrained(name, revision=recipe.revision)
+    except Exception as error:  # huggingface_hub, httpx, OSErrors and ValueErrors alike mean "not to be had"
+        why = str(error).strip().splitlines()[0] if reachable else "the Hub cannot be reached and nothing is cached"
         raise FlextuneError(
-            f"the configuration of {recipe.model} cannot be fetched: {why}; give a folder with its config.json as the "
+            f"the configuration of {recipe.model} cannot be read: {why}; give a folder with its config.json as the "
             "model (model=FOLDER)"
         ) from None
 
@@ -123,13 +122,15 @@ def _activations(config: Any, tokens: int, training: Any, width: int) -> int:
     """What the backward pass needs of so many tokens at once, roughly.
 
     Of each layer the inputs of its norms and projections, in the width of the weights; of each checkpointed layer its
-    input alone, and one layer whole. Of the logits, float32, three copies where the loss is computed.
+    input alone, and one layer whole. Of the logits, float32, three copies where the loss is computed, and with a
+    divergence from the base model three more.
     """
     hidden, inner = config.hidden_size, getattr(config, "intermediate_size", 4 * config.hidden_size)
     layer = tokens * (10 * hidden + 4 * inner) * width
     layers = config.num_hidden_layers
     whole = layers * tokens * hidden * width + layer if training.gradient_checkpointing else layers * layer
-    return int(whole + 3 * tokens * config.vocab_size * 4)
+    copies = 6 if training.kl else 3
+    return int(whole + copies * tokens * config.vocab_size * 4)
 
 
 def _keys_and_values(config: Any, recipe: Recipe, width: int) -> int:

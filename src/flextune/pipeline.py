@@ -192,15 +192,19 @@ def generate_only(
     return measurement.completions
 
 
+def check(recipe: Recipe) -> Inputs:
+    """Find all that a recipe names, and see that this machine can judge what it measures; an error says what is not."""
+    inputs = find_inputs(recipe)
+    prepare([_unwritten(problem) for found in inputs.benchmarks for problem in found.problems], recipe.execution)
+    return inputs
+
+
 def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> Inputs:
     """Find and check all that a recipe needs, so that nothing can be missing later, and record the start.
 
     A machine that only trains needs neither a sandbox nor toolchains.
     """
-    plan = find_inputs(recipe)
-    if measure:
-        asked = [_unwritten(problem) for benchmark in plan.benchmarks for problem in benchmark.problems]
-        prepare(asked, recipe.execution)
+    plan = check(recipe) if measure else find_inputs(recipe)
     inputs: dict[str, Any] = {"model": plan.source.provenance}
     inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in plan.benchmarks}
     if plan.training_set:

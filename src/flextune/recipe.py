@@ -214,6 +214,8 @@ def _check_study(recipe: Recipe, study: Study) -> None:
                 raise UsageError(f"study.tune.{arm}: {values} would be tried twice; leave out one")
 
 
+WHAT_IS_MEASURED = ("model", "revision", "data", "evaluation.benchmarks", "evaluation.limit", "evaluation.variants")
+"""Keys that values of a sweep would not compare beyond."""
 TRIED_OUT = 200
 """How many combinations of a sweep are tried out when the recipe is read."""
 
@@ -238,11 +240,17 @@ def _check_sweep(recipe: Recipe, sweep: Sweep) -> None:
         keys = [key for key in sweep.space if key != "seed"]
         if refused := refusal(keys, sections, isinstance(training.validation, int)):
             raise UsageError(f"sweep.space: {refused}")
+    for key in sweep.space:
+        if key in (*sections, *WHAT_IS_MEASURED):
+            raise UsageError(f"sweep.space: {key} would change what is measured, or is a section; search its keys")
     plain = change(recipe, {"sweep": None}, "sweep")
     ends = {key: [v.low, v.high] if isinstance(v, Range) else v for key, v in sweep.space.items()}
     corners = Sweep(space={key: _numbers(sweep.space[key], values) for key, values in ends.items()}, only=sweep.only)
+    tried: list[Recipe] = []
     for values in itertools.islice(corners.grid(), TRIED_OUT):
-        change(plain, values, "sweep.space")
+        tried.append(change(plain, values, "sweep.space"))
+        if tried[-1] in tried[:-1]:
+            raise UsageError(f"sweep.space: {values} would be tried twice; leave out one")
 
 
 def _numbers(what: Range | list[Any], values: list[Any]) -> list[Any]:

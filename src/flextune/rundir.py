@@ -52,7 +52,6 @@ OF_TRAINING = (
 )
 """Keys that nothing depends on before there is an adapter."""
 KEPT = (
-    "recipe.yaml",
     "run.json",
     "metrics.jsonl",
     "problems.jsonl",
@@ -211,13 +210,14 @@ class RunDirectory:
 
         In `problems.jsonl` each text gives way to its checksum, by which measurements can still be compared.
         """
-        for path in sorted(self.path.rglob("*")):
-            name = path.relative_to(self.path)
-            if path.name in KEPT and not any(part.startswith((".", "adapter", "checkpoints")) for part in name.parts):
+        for path in [*sorted((self.path / "evaluation").rglob("*")), self.metrics, self.comparison, self.provenance]:
+            if path.name in KEPT and path.exists():
+                copy = folder / path.relative_to(self.path)
                 if path.name == "problems.jsonl":
-                    write_jsonl(folder / name, map(_without_texts, read_jsonl(path)))
+                    write_jsonl(copy, map(_without_texts, read_jsonl(path)))
                 else:
-                    write_atomic(folder / name, path.read_bytes())
+                    write_atomic(copy, path.read_bytes())
+        write_atomic(folder / self.recipe.name, self.recipe.read_bytes())  # last: with it the copy is whole
 
     def _discard_training(self) -> None:
         """Forget half-done training; a checkpoint that is half removed is never seen under its name."""

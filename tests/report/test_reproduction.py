@@ -51,8 +51,22 @@ def test_the_papers_number_ours_and_the_difference(arms):
 
 def test_all_languages_and_the_penalty_against_the_control(arms):
     text = printed(arms)
-    assert "round-5 against each other row" in text
-    assert "against plain: +25.0 points" in " ".join(text.split())
+    assert "Models: m" in text
+    assert "round-5 against each row that was measured on humaneval-java" in text
+    assert "against plain, seeds 0, 1: +25.0 points" in " ".join(text.split())
+    assert "comparisons" not in text  # the first question is one
+
+
+def test_the_other_rows_are_corrected_for_their_number(arms, tmp_path):
+    for row in ("permuted", "l2"):
+        arms[row] = {s: make_row(tmp_path, row, s, {"humaneval": HALF, "humaneval-java": HALF}) for s in (0, 1)}
+    text = " ".join(printed(arms).split())
+    assert text.count("as one of 2 comparisons") == 2
+    assert "as one of" not in text.partition("against plain")[2].partition("against permuted")[0]
+
+
+def test_all_languages(arms):
+    text = printed(arms)
     cells = line(text, "plain, unmerged")
     assert "Round 5 without a penalty" in cells
     assert cells.split()[-2:] == ["50.0", "45.0"]
@@ -70,4 +84,5 @@ def test_table_3_has_what_was_measured(arms, tmp_path):
 def test_nothing_kept(tmp_path):
     text = printed({})
     assert "42.07 %" in text
-    assert "against each other row" not in text
+    assert "against each row" not in text
+    assert "nothing is kept yet" in text

@@ -3,6 +3,8 @@
 import pytest
 from made_rows import make_row
 
+from flextune.files import write_json
+from flextune.rundir import RunDirectory
 from flextune.scoring.compare import compare
 from flextune.scoring.matrix import matrix, transfer
 
@@ -64,6 +66,21 @@ def test_a_seed_that_lacks_a_benchmark_does_not_count_there(arms, tmp_path):
     found = {(row["arm"], row["benchmark"]): row for row in matrix(arms)}
     assert found["plain", "humaneval"]["seeds"] == [0, 1, 2]
     assert found["plain", "humaneval-java"]["seeds"] == [0, 1]
+
+
+def test_another_model_has_another_base(arms, tmp_path):
+    for name, model in (("base", "a"), ("plain", "b"), ("penalty", "a")):
+        for run in arms[name].values():
+            write_json(RunDirectory(run).provenance, {"inputs": {"model": {"folder": name, "sha256": {"m": model}}}})
+    found = {(row["arm"], row["benchmark"]): row["against_base"] for row in matrix(arms)}
+    assert found["penalty", "humaneval-java"]["difference"]["value"] == pytest.approx(1.5 / 20)
+    assert found["plain", "humaneval-java"] is None
+    assert transfer(arms, "penalty", "python") == []
+
+
+def test_an_arm_that_lacks_one_of_the_languages_is_not_in_the_mean(arms, tmp_path):
+    arms["java only"] = {0: make_row(tmp_path, "java only", 0, {"humaneval-java": HALF})}
+    assert [row["reference"] for row in transfer(arms, "penalty", "python")] == ["plain"]
 
 
 def test_one_seed_is_a_comparison_of_single_samples(arms):

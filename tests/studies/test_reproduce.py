@@ -1,5 +1,7 @@
 """Rows run, kept and read back, on a tiny model: whole rows are not run again, and one that fails stops no other."""
 
+import shutil
+
 import pytest
 import yaml
 
@@ -9,7 +11,6 @@ from flextune.files import read_json, read_jsonl
 from flextune.rundir import RunDirectory
 from flextune.studies import reproduce as module
 from flextune.studies.reproduce import kept_runs, reproduce
-from flextune.studies.rows import names
 
 SHORT = (
     "dtype=float32",
@@ -26,6 +27,12 @@ SHORT = (
 def here(monkeypatch):
     """In this process: starting one for each run takes ten seconds."""
     monkeypatch.setattr(module, "alone", lambda function, *arguments: function(*arguments))
+
+
+def begin(folder):
+    """A run that has begun, and measured nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text("model: m\n")
 
 
 def rows(tiny_model, tmp_path, *chosen, seeds=(0, 1), overrides=()):
@@ -62,6 +69,10 @@ def test_rows_are_run_kept_and_read_back(tiny_model, tmp_path, here, monkeypatch
     # what is kept is not done again, wherever the runs are
     monkeypatch.setattr(pipeline, "run", lambda *_: pytest.fail("run again"))
     assert rows(tiny_model, tmp_path, "round-0", "plain", "scale-0.5") == []
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    (other / "more.safetensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"round-0/seed-0 was made of another model than .*other"):
+        rows(other, tmp_path, "round-0")
     with pytest.raises(UsageError, match=r"plain/seed-0 was made with another recipe: .*learning_rate is 0\.01 there"):
         rows(tiny_model, tmp_path, "plain", overrides=["training.learning_rate=0.02"])
 
@@ -71,22 +82,40 @@ def test_a_row_that_fails_stops_no_other(tiny_model, tmp_path, here, monkeypatch
 
     def run(recipe, folder):
         if recipe.penalty.form == "l2":
-            raise FlextuneError("out of memory in step 3")
+            raise FlextuneError("out of memory in step 3") if recipe.seed else RuntimeError("CUDA error")
         done.append(str(folder.relative_to(tmp_path)))
+        begin(folder)
 
     monkeypatch.setattr(pipeline, "run", run)
     failures = rows(tiny_model, tmp_path, "l2", "plain", seeds=(0, 5))
-    assert failures == ["l2, seed 0: out of memory in step 3", "l2, seed 5: out of memory in step 3"]
+    assert failures == ["l2, seed 0: RuntimeError: CUDA error", "l2, seed 5: out of memory in step 3"]
     assert done == ["runs/small/plain/seed-0", "runs/small/plain/seed-5"]
 
 
 def test_all_rows_of_a_seed_come_before_the_next_seed(tiny_model, tmp_path, here, monkeypatch):
     done = []
-    monkeypatch.setattr(pipeline, "run", lambda recipe, folder: done.append((folder.parent.name, recipe.seed)))
+
+    def run(recipe, folder):
+        done.append((folder.parent.name, recipe.seed))
+        begin(folder)
+
+    monkeypatch.setattr(pipeline, "run", run)
     rows(tiny_model, tmp_path, "round-0", "plain", "l2", seeds=(0, 1))
     assert done == [("round-0", 0), ("plain", 0), ("l2", 0), ("plain", 1), ("l2", 1)]
+    done.clear()
+    rows(tiny_model, tmp_path / "again", "plain", "round-0", seeds=(2,))  # the model as it came has no seed
+    assert done == [("round-0", 0), ("plain", 2)]
 
 
-def test_nothing_kept_is_an_empty_table(tmp_path):
+def test_an_adapter_that_was_trained_with_other_settings_is_not_taken(tiny_model, tmp_path, here, monkeypatch):
+    trained = []
+    monkeypatch.setattr(pipeline, "train_only", lambda made, folder: trained.append((folder.parent.name, made.seed)))
+    monkeypatch.setattr(pipeline, "run", lambda recipe, folder: begin(folder))
+    adapter = tmp_path / "runs/small/plain/seed-0/adapter"
+    adapter.mkdir(parents=True)
+    rows(tiny_model, tmp_path, "scale-0.5", seeds=(0,))
+    assert trained == [("plain", 0)]  # which does nothing for the same settings, and refuses others
+
+
+def test_nothing_kept(tmp_path):
     assert kept_runs(tmp_path, "small") == {}
-    assert len(names("small")) > 15

@@ -1,8 +1,10 @@
 """A search that is killed goes on, that is shared repeats nothing, and that fails says why."""
 
+import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +17,7 @@ from made_rows import solve
 from rich.console import Console
 
 from flextune import pipeline
-from flextune.errors import DivergedError, FlextuneError, UsageError
+from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
 from flextune.files import read_json, write_jsonl
 from flextune.recipe import parse_recipe
 from flextune.report.sweep import read_sweep, summary
@@ -61,7 +63,7 @@ def made_up(monkeypatch):
                 raise StoppedError
 
         monkeypatch.setattr(module, "alone", alone)
-        monkeypatch.setattr(module, "find_inputs", lambda recipe: None)
+        monkeypatch.setattr(pipeline, "check", lambda recipe: None)
         monkeypatch.setattr(pipeline, "run", run)
         return done
 
@@ -145,6 +147,104 @@ def test_a_trial_whose_worker_died_before_it_held_the_lock_is_taken_up(tmp_path,
     assert ([trial["state"] for trial in trials], len(set(settings(trials)))) == (["complete"] * 6, 6)
 
 
+def test_a_value_that_is_no_number_is_a_failure(tmp_path, made_up):
+    made_up(lambda made: [9.0, float("nan") if made.adapter.rank == 3 else 1.0])
+    run_sweep(recipe(), tmp_path)
+    causes = [trial["cause"] for trial in read_sweep(tmp_path)["trials"] if trial["settings"]["adapter.rank"] == 3]
+    assert causes == ["validation_loss = nan: it stopped being a number"] * 2
+
+
+def test_a_full_disk_stops_the_search_and_leaves_the_trial(tmp_path, made_up):
+    full = [True]
+
+    def losses(made):
+        if made.adapter.rank == 3 and full[0]:
+            raise NoRoomError("there is no room on the disk")
+        return [9.0, 1.0]
+
+    made_up(losses)
+    with pytest.raises(NoRoomError):
+        run_sweep(recipe(), tmp_path)
+    full[0] = False
+    run_sweep(recipe(), tmp_path)
+    trials = read_sweep(tmp_path)["trials"]
+    assert ([trial["state"] for trial in trials], len(set(settings(trials)))) == (["complete"] * 6, 6)
+
+
+def test_what_this_machine_cannot_judge_is_said_before_the_first_trial(tmp_path, monkeypatch):
+    def missing(recipe):
+        raise FlextuneError("java is missing")
+
+    monkeypatch.setattr(pipeline, "check", missing)
+    with pytest.raises(FlextuneError, match="java is missing"):
+        run_sweep(recipe(), tmp_path)
+    assert not (tmp_path / "trials").exists()
+
+
+def test_machines_with_a_storage_in_common_do_each_trial_once(tmp_path, made_up):
+    """Both open the study before either has begun, and take turns in the worst order."""
+    made_up(lambda made: [9.0, 1.0])
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    folders = [tmp_path / name / "sweep" for name in ("one", "two")]
+    for folder in folders:
+        (folder / "trials").mkdir(parents=True)
+    for sweep in (SWEEP, {**TPE, "trials": 5}):
+        name = f"{storage}-{sweep.get('sampler')}"
+        machines = [module._Search(recipe(sweep=sweep), folder, name, None) for folder in folders]
+        taken = [machine.take() for machine in machines * 4]
+        numbers = sorted(trial.number for found in taken if found for trial in found[:1])
+        assert numbers == list(range(machines[0].trials))
+        for found in taken:
+            if found:
+                machines[0].do(found[0])
+                found[1].release()
+        machines[0].record()
+        assert len(set(settings(read_sweep(folders[0])["trials"]))) == len(numbers)
+
+
+def test_a_trial_of_another_machine_is_left_alone_unless_nobody_began_it(tmp_path, made_up, monkeypatch):
+    made_up(lambda made: [9.0, 1.0])
+    (tmp_path / "sweep/trials").mkdir(parents=True)
+    search = module._Search(recipe(), tmp_path / "sweep", f"sqlite:///{tmp_path / 'shared.db'}", None)
+    search.study.ask()  # by a machine that died before it said so
+    search.study.ask().set_user_attr("machine", "another")
+    later = datetime.datetime.now() + datetime.timedelta(seconds=module.ABANDONED + 1)
+    held = [search.take()]
+    monkeypatch.setattr(module, "_now", lambda: later)
+    held += [search.take(), search.take()]
+    assert [trial.number for trial, _ in held] == [2, 0, 3]
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "grpc://localhost", "grpc://localhost:1"])
+def test_a_storage_that_is_none(tmp_path, made_up, storage):
+    made_up(lambda made: [9.0, 1.0])
+    with pytest.raises(UsageError, match=r"^storage = '.*'[: ].*") as raised:
+        run_sweep(recipe(), tmp_path, storage=storage)
+    assert "\n" not in str(raised.value)
+
+
+def test_trials_under_way_take_time_too():
+    def trial(seconds=None):
+        state = optuna.trial.TrialState.RUNNING if seconds is None else optuna.trial.TrialState.COMPLETE
+        made = optuna.trial.create_trial(state=state, value=None if seconds is None else 1.0)
+        if seconds is not None:
+            made.set_user_attr("seconds", seconds)
+        return made
+
+    too_long = module._would_take_too_long
+    assert not too_long([trial(), trial()], 1)  # nothing is known yet
+    # two workers, an hour, trials of 35 minutes: when the first ends, the other's still counts
+    assert not too_long([trial(35)], 120)
+    assert too_long([trial(35), trial(35), trial()], 120)
+    assert not too_long([trial(0.0), trial(30), trial(30)], 120)
+
+
+def test_own_values_that_the_recipe_leaves_out_are_drawn():
+    space = {"training.batch_tokens": {"low": 64, "high": 512, "whole": True}, "adapter.peft.use_rslora": [True, False]}
+    made = recipe(sweep={**TPE, "space": {**space, "adapter.rank": [2, 4]}})
+    assert module._own(made, made.sweep) == {"adapter.rank": 2}
+
+
 def test_a_loss_worse_than_the_others_ends_a_trial(tmp_path, made_up):
     made_up(lambda made: [9.0, 5.0 if made.adapter.rank == 64 else 1.0])
     run_sweep(recipe(sweep={**TPE, "trials": 20}), tmp_path)
@@ -190,6 +290,12 @@ def test_problems_solved_less_often_end_a_trial(tmp_path, made_up, monkeypatch):
             {"evaluation": {"benchmarks": ["humaneval-java"]}},
             "humaneval-java: what is reported must not choose. Measure mbpp-validation",
         ),
+        (
+            {"space": {"evaluation.benchmarks": [["humaneval"]]}, "objective": "pass@1"},
+            {"evaluation": {"benchmarks": ["basics-python"]}},
+            "evaluation.benchmarks would change what is measured",
+        ),
+        ({"space": {"training.learning_rate": ["1e-4", 0.0001]}}, {}, "would be tried twice"),
         ({"space": {"seed": [1]}, "only": {"seed": {"x": [1]}}}, {}, "only.seed.x: both have to be keys of space"),
     ],
 )
@@ -244,26 +350,29 @@ def start(tmp_path, made, output, workers, *storage, **environment):
 
 @pytest.mark.slow
 def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(tiny_model, tmp_path):
-    made, output = recipe(tiny_model), tmp_path / "sweep"
+    made, output = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4, 5]}}), tmp_path / "sweep"
     process = start(tmp_path, made, output, 2)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:  # until one trial is whole and another is learning
-        runs = [RunDirectory(path) for path in output.glob("trials/0*")]
-        if any(run.adapter.exists() for run in runs) and any(list(run.checkpoints.glob("*")) for run in runs):
+    while time.monotonic() < deadline:  # until one trial is recorded and another is learning
+        record = read_json(output / "sweep.json")["trials"] if (output / "sweep.json").exists() else []
+        whole = [output / trial["run"] for trial in record if trial["state"] == "complete"]
+        if whole and any(output.glob("trials/0*/checkpoints/*")):
             break
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     time.sleep(1)
-    before = {run.path.name: read_json(run.provenance) for run in runs if run.adapter.exists()}
+    before = {path: read_json(RunDirectory(path).provenance)["starts"] for path in whole}
     assert before
     code = start(tmp_path, made, output, 2)
     _, err = code.communicate(timeout=300)
     assert code.returncode == 0, err
     trials = read_sweep(output)["trials"]
-    assert settings(trials) == settings([{"settings": chosen} for chosen in Sweep(**SWEEP).grid()])
+    assert settings(trials) == settings([{"settings": chosen} for chosen in made.sweep.grid()])
     assert {trial["state"] for trial in trials} == {"complete"}
-    assert len(list(output.glob("trials/0*"))) == 6
+    assert len(list(output.glob("trials/0*"))) == 4
+    for path, starts in before.items():  # what was recorded was not done again
+        assert read_json(RunDirectory(path).provenance)["starts"] == starts
     losses = {trial["number"]: trial["value"] for trial in trials}
     # those that were going on ended as undisturbed ones do
     left = [n for n in losses if len(read_json(RunDirectory(output / f"trials/{n:04d}").provenance)["starts"]) > 1]
@@ -282,10 +391,13 @@ def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(
 def test_two_machines_share_a_search(tiny_model, tmp_path):
     """Two processes with folders and caches of their own, and Optuna's proxy server between them."""
     journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / "shared.journal"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
     server = threading.Thread(
         target=optuna.storages.run_grpc_proxy_server,
         args=(optuna.storages.JournalStorage(journal),),
-        kwargs={"host": "localhost", "port": 13731},
+        kwargs={"host": "localhost", "port": port},
         daemon=True,
     )
     server.start()
@@ -294,15 +406,15 @@ def test_two_machines_share_a_search(tiny_model, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         environment = {"FLEXTUNE_CACHE": str(tmp_path / name / "cache")}
-        machines.append(start(tmp_path, made, tmp_path / name, 1, "grpc://localhost:13731", **environment))
+        machines.append(start(tmp_path, made, tmp_path / name / "sweep", 1, f"grpc://localhost:{port}", **environment))
     for machine in machines:
         _, err = machine.communicate(timeout=300)
         assert machine.returncode == 0, err
-    runs = [sorted(path.name for path in (tmp_path / name / "trials").glob("0*")) for name in ("one", "two")]
+    runs = [sorted(path.name for path in (tmp_path / name / "sweep/trials").glob("0*")) for name in ("one", "two")]
     assert all(runs)  # both worked
     assert sorted(runs[0] + runs[1]) == [f"{number:04d}" for number in range(6)]
-    trials = read_sweep(tmp_path / "one")["trials"] if len(runs[0]) else []
-    assert len({json.dumps(trial["settings"]) for trial in trials}) == 6
+    trials = read_sweep(tmp_path / "one/sweep")["trials"]
+    assert len(set(settings(trials))) == 6
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from flextune.errors import UsageError
 from flextune.files import read_json
 from flextune.report.comparison import sentence
 from flextune.report.results import percent
+from flextune.report.sweep import shown
 
 RECORD = "autotune.json"
 FEW = 6
@@ -35,14 +36,15 @@ def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
     candidates = found["candidates"]
     losing = [candidate for candidate in candidates if candidate["loses"]]
     yield (
-        f"{len(candidates)} trials were measured; {len(losing)} are worse than the model as it came in some language, "
-        "beyond noise, and were left out"
+        f"{len(candidates)} trials were measured, {found['states'].get('fail', 0)} failed, "
+        f"{found['states'].get('pruned', 0)} ended early; {len(losing)} are worse than the model as it came in some "
+        "language, beyond noise, and were left out"
     )
     chosen = next((candidate for candidate in candidates if candidate["number"] == found["chosen"]), None)
     if chosen is None:
         yield "No setting is left: the model as it came is the best of them"
         return
-    settings = " ".join(f"{key}={_shown(value)}" for key, value in chosen["settings"].items())
+    settings = " ".join(f"{key}={shown(value)}" for key, value in chosen["settings"].items())
     yield f"Chosen: trial {chosen['number']}: {settings}"
     yield (
         f"  all languages: {percent(chosen['value'])}, the model as it came {percent(found['as_it_came'])}: "
@@ -69,17 +71,11 @@ def _worth(key: str, candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     by_value: dict[Any, list[float]] = {}
     for candidate in candidates:
         if key in candidate["settings"]:
-            by_value.setdefault(_shown(candidate["settings"][key]), []).append(candidate["value"])
+            by_value.setdefault(shown(candidate["settings"][key]), []).append(candidate["value"])
     if len(by_value) > FEW:
         numbers = sorted((c["settings"][key], c["value"]) for c in candidates if key in c["settings"])
         half = len(numbers) // 2
         parts = (numbers[:half], numbers[half:])
-        by_value = {f"{_shown(p[0][0])} to {_shown(p[-1][0])}": [value for _, value in p] for p in parts}
+        by_value = {f"{shown(p[0][0])} to {shown(p[-1][0])}": [value for _, value in p] for p in parts}
     for value, found in by_value.items():
         yield f"{value} {percent(sum(found) / len(found))} ({len(found)})"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

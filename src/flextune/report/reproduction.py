@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,10 +13,11 @@ from flextune.files import read_jsonl
 from flextune.report.comparison import sentence
 from flextune.report.results import points
 from flextune.rundir import RunDirectory
+from flextune.scoring.compare import adjusted
 from flextune.scoring.matrix import Arms, matrix, transfer
 
-PENALTY, LEARNED = "round-5", "python"
-"""The row that the paper's claim is about, and the language that its model was taught."""
+PENALTY, CONTROL, LEARNED = "round-5", "plain", "python"
+"""The row that the paper's claim is about, the one it is first compared with, and the language that was learned."""
 NOTHING = "–"
 
 
@@ -40,15 +42,31 @@ def summary(
         _languages(found, abouts),
     ]
     if PENALTY in arms:
-        compared = transfer(arms, PENALTY, LEARNED)
-        if compared:
-            parts.append(Text(f"\n{PENALTY} against each other row, mean over the languages that were not learned:"))
-            parts += [Text(f"  against {row['reference']}: {sentence(row)}") for row in compared]
-    return Group(*parts)
+        parts += map(Text, _penalty(transfer(arms, PENALTY, LEARNED)))
+    return Group(Text(f"Models: {', '.join(_models(arms)) or 'nothing is kept yet'}"), *parts)
+
+
+def _penalty(compared: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The row with the penalty against the one without: the first question; then against the others, corrected."""
+    first = [row for row in compared if row["reference"] == CONTROL]
+    others = adjusted([row for row in compared if row["reference"] != CONTROL])
+    if compared:
+        yield (
+            f"\n{PENALTY} against each row that was measured on {', '.join(compared[0]['benchmarks'])}, their mean "
+            "(seeds paired, translations of a problem together):"
+        )
+    for row in [*first, *others]:
+        yield f"  against {row['reference']}, seeds {', '.join(map(str, row['seeds']))}: {sentence(row)}"
+
+
+def _models(arms: Arms) -> list[str]:
+    """What the kept rows were made of, by the name that their recipes give."""
+    recipes = [RunDirectory(run).recipe for runs in arms.values() for run in runs.values()]
+    return list(dict.fromkeys(str(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]) for path in recipes))
 
 
 def _rows(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[Any]]) -> Table:
-    """Each number of the paper with ours; ours of other model sizes are no replications, and say so by their name."""
+    """Each number of the paper with ours."""
     table = _table("row", "measured", right=("paper", "here (95 % interval)", "n", "here − paper", "against the base"))
     by_place = {(row["arm"], row["benchmark"], row["variant"]): row for row in found if row["decoding"] == "greedy"}
     for name, claimed in claims.items():
@@ -93,6 +111,7 @@ def _optimizers(arms: Arms, claims: Sequence[Any]) -> Iterator[RenderableType]:
     table = _table("Table 3", right=("loss, paper", "here", "minutes, paper", "here", "MB, paper", "here"))
     for claim in claims:
         last = [_last(RunDirectory(run)) for run in arms.get(claim.row, {}).values()]
+        last = [row for row in last if row]
         whole = [row for row in last if "validation_loss" in row]
         table.add_row(
             claim.row,

@@ -39,7 +39,7 @@ def summary(sweep: Mapping[str, Any]) -> Group:
     for trial in _ordered(sweep):
         table.add_row(
             str(trial["number"]),
-            *(_shown(trial["settings"].get(key, "")) for key in keys),
+            *(shown(trial["settings"].get(key, "")) for key in keys),
             "" if trial["value"] is None else _value(sweep, trial["value"]),
             "" if trial["seconds"] is None else f"{trial['seconds']:.0f}",
             Text(": ".join(filter(None, (WORDS[trial["state"]], trial["cause"])))),
@@ -63,7 +63,7 @@ def _sentences(sweep: Mapping[str, Any]) -> Iterator[str]:
         yield "No trial has a value"
         return
     best = next(trial for trial in trials if trial["number"] == sweep["best"])
-    settings = " ".join(f"{key}={_shown(value)}" for key, value in best["settings"].items())
+    settings = " ".join(f"{key}={shown(value)}" for key, value in best["settings"].items())
     yield f"Best: trial {best['number']}, {sweep['objective']} {_value(sweep, best['value'])}: {settings}"
     yield "The best of many looks better than it is: measure it anew, with other seeds, on what did not choose it"
 
@@ -72,7 +72,8 @@ def _value(sweep: Mapping[str, Any], value: float) -> str:
     return f"{value:.4f}" if sweep["objective"] == "validation_loss" else percent(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A setting in a table or a sentence."""
     if isinstance(value, float):
         return f"{value:.3g}"
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)

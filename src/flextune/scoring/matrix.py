@@ -5,12 +5,13 @@ matrix(arms)                                          # a row for each arm, benc
 transfer(arms, "penalty", learned="python")           # the mean over the languages that were not learned
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flextune.files import read_json, read_jsonl
-from flextune.rundir import Measurement
+from flextune.rundir import Measurement, RunDirectory
 from flextune.scoring.compare import adjusted, compare, compare_together
 from flextune.scoring.runs import Place, measurements
 from flextune.scoring.score import score_seeds
@@ -22,25 +23,25 @@ Arms = Mapping[str, Mapping[int, str | Path]]
 def matrix(arms: Arms) -> list[dict[str, Any]]:
     """pass@1 of each arm on each benchmark, and what it is against the model as it came.
 
-    An arm's value is over the seeds that were measured there. The model as it came is that of the first arm that has
-    the variant `base` of a benchmark and decoding.
+    An arm's value is over the seeds that were measured there. The model as it came is the variant `base` of any arm of
+    the same model, by what `run.json` says of it.
 
     Returns:
         For each arm, benchmark, decoding and variant a row with these names, `language`, `seeds`, `problems`, `value`
         (with its interval), and `against_base`, a comparison corrected for the benchmarks of the arm (None for the base
         itself, or where there is none).
     """
-    base: dict[tuple[str, str], Path] = {}
+    base: dict[tuple[str, str, str], Path] = {}
     for runs in arms.values():
         for place, folders in _places(runs).items():
             if place.variant == "base":
-                base.setdefault((place.benchmark, place.decoding), next(iter(folders.values())))
+                base.setdefault((_model(runs), place.benchmark, place.decoding), next(iter(folders.values())))
     rows = []
     for name, runs in arms.items():
         found = []
         for place, folders in _places(runs).items():
             measured = list(folders.values())
-            reference = base.get((place.benchmark, place.decoding)) if place.variant != "base" else None
+            reference = base.get((_model(runs), place.benchmark, place.decoding)) if place.variant != "base" else None
             found.append(
                 {
                     "arm": name,
@@ -58,7 +59,9 @@ def matrix(arms: Arms) -> list[dict[str, Any]]:
     return rows
 
 
-def transfer(arms: Arms, of: str, learned: str, variant: str = "unmerged") -> list[dict[str, Any]]:
+def transfer(
+    arms: Arms, of: str, learned: str, variant: str = "unmerged", decoding: str = "greedy"
+) -> list[dict[str, Any]]:
     """One arm against each other, by the mean of pass@1 over the benchmarks in languages that were not learned.
 
     Each benchmark counts once, translations of a problem are kept together, and seeds are paired (`compare_together`).
@@ -68,28 +71,49 @@ def transfer(arms: Arms, of: str, learned: str, variant: str = "unmerged") -> li
         of: The name of the one that is compared.
         learned: The language of the training, such as `python`.
         variant: What is compared of each.
+        decoding: The same.
 
     Returns:
-        For each other arm a row of `compare_together` with its name as `reference`, the seeds that both have, and
-        `p_adjusted`, corrected for their number. Benchmarks count that all seeds of both have; arms that have none in
-        common with it are left out.
+        For each other arm a row of `compare_together` with its name as `reference`, and the seeds that both have; not
+        corrected for their number. Arms of another model, and those that lack one of the benchmarks for one of these
+        seeds, are left out.
     """
     rows = []
     for name, runs in arms.items():
         seeds = [seed for seed in arms[of] if seed in runs]
-        if name == of or not seeds:
+        if name == of or not seeds or _model(runs) != _model(arms[of]):
             continue
         ours, theirs = (_places({seed: side[seed] for seed in seeds}) for side in (arms[of], runs))
-        pairs = {
-            place.benchmark: (list(theirs[place].values()), list(folders.values()))
+        asked = {
+            place: list(folders.values())
             for place, folders in ours.items()
-            if place.variant == variant
-            and len(folders) == len(theirs.get(place, ())) == len(seeds)
+            if (place.variant, place.decoding) == (variant, decoding)
+            and len(folders) == len(seeds)
             and language(next(iter(folders.values()))) != learned
         }
-        if pairs:
+        if asked and all(len(theirs.get(place, ())) == len(seeds) for place in asked):
+            pairs = {place.benchmark: (list(theirs[place].values()), found) for place, found in asked.items()}
             rows.append({"arm": of, "reference": name, **compare_together(pairs, anyway=True), "seeds": seeds})
-    return adjusted(rows)
+    return rows
+
+
+def _model(runs: Mapping[int, str | Path]) -> str:
+    """What `run.json` says of the model of an arm, but for where it lay."""
+    for run in runs.values():
+        provenance = RunDirectory(run).provenance
+        if provenance.exists():
+            return model_id(read_json(provenance))
+    return ""
+
+
+def model_id(provenance: Mapping[str, Any]) -> str:
+    """The model of a run by its checksums, or by its commit on the Hub.
+
+    >>> model_id({"inputs": {"model": {"folder": "/a", "sha256": {"m": "1f"}}}})
+    '{"sha256": {"m": "1f"}}'
+    """
+    model = provenance.get("inputs", {}).get("model", {})
+    return json.dumps({key: value for key, value in model.items() if key != "folder"}, sort_keys=True)
 
 
 def language(folder: Path) -> str:

@@ -3,12 +3,14 @@
     <output>/base/                   the model as it came, on the validation problems
     <output>/trials/, sweep.json     the search (`flextune.studies.sweep`)
     <output>/autotune.json           the choice, and what speaks for it
-    <output>/recipe.yaml             the recipe with the chosen settings
+    <output>/recipe.yaml             the chosen settings, with another seed and HumanEval in the same languages
 
 Nothing is measured but validation problems: MBPP's, and their translations. What is chosen is not yet shown to be good:
-that takes other seeds, and the benchmarks that did not choose (`flextune run recipe.yaml`).
+that takes other seeds, and the benchmarks that did not choose, which `flextune run recipe.yaml` begins with.
 """
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +64,14 @@ def recipe_for(model: str, dataset: str = "mbpp", languages: Sequence[str] = ("j
         "training": {"dataset": dataset, "overlap": "drop"},
         "evaluation": {"benchmarks": benchmarks, "variants": ["unmerged"]},
         "generation": {"max_new_tokens": 256},
-        "sweep": {"space": SPACE, "only": ONLY, "objective": "pass@1", "sampler": "tpe", "trials": 1000},
+        "sweep": {
+            "space": SPACE,
+            "only": ONLY,
+            "objective": "pass@1",
+            "sampler": "tpe",
+            "trials": 1000,
+            "prune": False,  # by the best so far, which may be one that is not chosen for what it loses
+        },
     }
     return parse_recipe(content, "autotune")
 
@@ -72,6 +81,7 @@ class Candidate:
     """A trial, and what it does to each language."""
 
     number: int
+    run: str
     settings: dict[str, Any]
     value: float
     """The mean of pass@1 over the languages."""
@@ -97,7 +107,7 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
     Args:
         recipe: As of `recipe_for`, or any with a `sweep` by pass@1.
         output: The folder; called again on it, the search goes on.
-        minutes: For the whole, with one trial's time of play: none is begun that would take longer.
+        minutes: For all of it: no trial is begun that would take longer, by the median of those before it.
         workers: Trials at the same time.
 
     Returns:
@@ -112,20 +122,38 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
         raise UsageError("autotune needs a recipe with a sweep whose objective is pass@1")
     base = change(recipe, {"sweep": None, "training": None, "evaluation.variants": ["base"]}, "autotune")
     say("Measuring the model as it came")
+    started = time.monotonic()
     alone(pipeline.run, base, output / "base")
-    run_sweep(recipe, output, workers=workers, minutes=minutes)
+    run_sweep(recipe, output, workers=workers, minutes=minutes - (time.monotonic() - started) / 60)
     trials = [trial for trial in read_sweep(output)["trials"] if trial["state"] == "complete"]
     if not trials:
         raise FlextuneError(f"no trial was whole; {output / 'sweep.json'} has the causes")
     candidates = [_candidate(trial, recipe, base, output) for trial in trials]
-    write_json(output / RECORD, _judged(candidates, recipe, base, output))
+    states = Counter(trial["state"] for trial in read_sweep(output)["trials"])
+    write_json(output / RECORD, {"states": dict(states), **_judged(candidates, recipe, base, output)})
     found = read_json(output / RECORD)
     if found["chosen"] is not None:
         chosen = next(candidate for candidate in candidates if candidate.number == found["chosen"])
-        write_atomic(
-            output / "recipe.yaml", dump_recipe(change(recipe, {**chosen.settings, "sweep": None}, "autotune"))
-        )
+        keys = {
+            **chosen.settings,
+            "sweep": None,
+            "seed": recipe.seed + 1,
+            "evaluation.benchmarks": [_reported(name) for name in recipe.evaluation.benchmarks],
+            "evaluation.variants": ["base", "unmerged"],
+        }
+        write_atomic(output / "recipe.yaml", dump_recipe(change(recipe, keys, "autotune")))
     return output
+
+
+def _reported(benchmark: str) -> str:
+    """The benchmark that reports in the language of one that chooses.
+
+    >>> _reported("mbpp-validation"), _reported("mbpp-java-validation"), _reported("basics-java")
+    ('humaneval', 'humaneval-java', 'basics-java')
+    """
+    if benchmark.startswith("mbpp") and benchmark.endswith("-validation"):
+        return benchmark.removesuffix("-validation").replace("mbpp", "humaneval")
+    return benchmark
 
 
 def _candidate(trial: Mapping[str, Any], recipe: Recipe, base: Recipe, output: Path) -> Candidate:
@@ -135,7 +163,7 @@ def _candidate(trial: Mapping[str, Any], recipe: Recipe, base: Recipe, output: P
         before = measured_by(output / "base", base, benchmark).path
         after = measured_by(output / trial["run"], made, benchmark).path
         rows.append({"benchmark": benchmark, **compare(before, after)})
-    return Candidate(trial["number"], trial["settings"], trial["value"], adjusted(rows))
+    return Candidate(trial["number"], trial["run"], trial["settings"], trial["value"], adjusted(rows))
 
 
 def _judged(candidates: Sequence[Candidate], recipe: Recipe, base: Recipe, output: Path) -> dict[str, Any]:
@@ -150,20 +178,14 @@ def _judged(candidates: Sequence[Candidate], recipe: Recipe, base: Recipe, outpu
         "as_it_came": as_it_came,
         "chosen": best and best.number,
         "gains": best is not None and best.value > as_it_came,
-        "against_base": best and _together(output / "base", base, output / _run(best), recipe),
+        "against_base": best and _together(output / "base", base, output / best.run, recipe),
         "first": first.number,
         "against_first": (
-            best
-            and best.number != first.number
-            and _together(output / _run(first), recipe, output / _run(best), recipe)
+            best and best.number != first.number and _together(output / first.run, recipe, output / best.run, recipe)
         )
         or None,
         "candidates": [{**asdict(candidate), "loses": candidate.loses} for candidate in candidates],
     }
-
-
-def _run(candidate: Candidate) -> str:
-    return f"trials/{candidate.number:04d}"
 
 
 def _together(one: Path, before: Recipe, two: Path, after: Recipe) -> dict[str, Any]:

@@ -8,21 +8,26 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from flextune import pipeline
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import differences
+from flextune.files import differences, read_json
+from flextune.models import find_model
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, load_recipe
 from flextune.rundir import FREE, RunDirectory
-from flextune.scoring.matrix import Arms
+from flextune.scoring.matrix import Arms, model_id
 from flextune.studies.process import alone
 from flextune.studies.rows import names, recipe_of, used_by
 
 SEEDS = (0, 1, 2)
+UNTUNED = 0
+"""The seed under which a model as it came is kept."""
 ELSEWHERE = ("recipe.model", "recipe.data", "recipe.merge_first", "recipe.adapter.start", "recipe.evaluation.adapter")
 """Keys of a recipe that say where something is; `run.json` has the checksums."""
 
@@ -39,7 +44,8 @@ def reproduce(
     """Run rows that are not kept yet, all of a seed before the next seed, and keep each as soon as it is whole.
 
     A row that goes on from another one's adapter has that trained first if it is not there. A model as it came is
-    measured once, whatever the seeds. Each run has a process of its own. A row that fails does not stop the others.
+    measured first, and once, whatever the seeds. Each run has a process of its own. A row that fails does not stop the
+    others.
 
     Args:
         scale: `paper` or `small`.
@@ -53,11 +59,12 @@ def reproduce(
         A sentence for each row that failed.
 
     Raises:
-        UsageError: What is kept of a row was made with another recipe.
+        UsageError: What is kept of a row was made with another recipe, or of another model.
     """
     runs, kept = Path(output) / scale, Path(results) / scale
     failures = []
-    todo = [(row, seed) for seed in seeds for row in rows if seed == seeds[0] or _tuned(recipe_of(scale, row))]
+    tuned = [row for row in rows if _tuned(recipe_of(scale, row))]
+    todo = [(row, UNTUNED) for row in rows if row not in tuned] + [(row, seed) for seed in seeds for row in tuned]
     for row, seed in todo:  # a recipe that was changed is said before hours of work
         _is_kept(_folder(kept, row, seed), recipe_of(scale, row, (*overrides, f"seed={seed}")))
     for number, (row, seed) in enumerate(todo, start=1):
@@ -69,8 +76,9 @@ def reproduce(
         try:
             whole = _with_what_it_uses(scale, row, recipe, overrides, seed, runs)
             alone(pipeline.run, whole, _folder(runs, row, seed))
-        except FlextuneError as error:
-            failures.append(f"{name}: {error}")
+        except Exception as error:  # whatever it is, the other rows go on
+            cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
+            failures.append(f"{name}: {cause}")
             say(f"{failures[-1]} (going on with the other rows)")
             continue
         RunDirectory(_folder(runs, row, seed)).keep(_folder(kept, row, seed))
@@ -109,10 +117,17 @@ def _with_what_it_uses(scale: str, row: str, recipe: Recipe, overrides: Sequence
         folder = _folder(runs, other, seed)
         if not RunDirectory(folder).adapter.exists():
             say(f"{row} goes on from {other}, which is trained first")
-            needed = recipe_of(scale, other, (*overrides, f"seed={seed}"))
-            alone(pipeline.train_only, _with_what_it_uses(scale, other, needed, overrides, seed, runs), folder)
+        needed = recipe_of(scale, other, (*overrides, f"seed={seed}"))
+        # also where there is an adapter: it may have been trained with other settings, which is an error
+        alone(pipeline.train_only, _with_what_it_uses(scale, other, needed, overrides, seed, runs), folder)
         keys[key] = str(folder)
     return change(recipe, keys, row) if keys else recipe
+
+
+@cache
+def _provenance(model: str, revision: str | None) -> dict[str, Any]:
+    """What `run.json` would say of a model."""
+    return find_model(model, revision).provenance
 
 
 def _is_kept(folder: Path, recipe: Recipe) -> bool:
@@ -125,6 +140,12 @@ def _is_kept(folder: Path, recipe: Recipe) -> bool:
     reasons = [sentence for key, sentence in changed.items() if not key.startswith((*FREE, *ELSEWHERE))]
     if reasons:
         raise UsageError(f"{folder} was made with another recipe: {'; '.join(reasons)}; name another --results")
+    made_of, named = read_json(run.provenance), {"inputs": {"model": _provenance(recipe.model, recipe.revision)}}
+    if model_id(made_of) != model_id(named):
+        raise UsageError(
+            f"{folder} was made of another model than {recipe.model} ({made_of['inputs']['model']} there); name "
+            "another --results"
+        )
     return all(
         run.measurement(benchmark, variant, decoding).scores.exists()
         for benchmark in recipe.evaluation.benchmarks

@@ -106,7 +106,8 @@ def used_by(recipe: Recipe) -> dict[str, str]:
         "adapter.start": recipe.adapter.start,
         "evaluation.adapter": recipe.evaluation.adapter,
     }
-    return {key: value.removeprefix(OTHERS) for key, value in values.items() if value and value.startswith(OTHERS)}
+    known = {f"{OTHERS}{row}": row for row in (*PAPER, *CONTROLS)}
+    return {key: known[value] for key, value in values.items() if value in known}
 
 
 def abouts(scale: str) -> dict[str, str]:

@@ -9,6 +9,7 @@
 
 import datetime
 import json
+import math
 import socket
 import statistics
 import time
@@ -16,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import yaml
@@ -25,9 +26,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from flextune import pipeline
-from flextune.errors import FlextuneError, UsageError
+from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
 from flextune.files import differences, read_json, read_jsonl, write_json
-from flextune.inputs import find_inputs
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
 from flextune.report.sweep import RECORD
@@ -40,7 +40,9 @@ from flextune.studies.workers import on_a_cluster, on_this_machine
 JOURNAL = "sweep.journal"
 P_PRUNED = 0.1
 """Of Wilcoxon's test by which a trial ends early."""
-MAY_CHANGE = ("sweep.trials", "sweep.prune", "execution.workers", "generation.workers", "about")
+ABANDONED = 120
+"""Seconds after which a trial that was asked for and never begun is taken up."""
+MAY_CHANGE = ("sweep.trials", "sweep.prune", "execution.workers", "generation.workers", "about", "data")
 """Keys of the recipe that a sweep can go on with other values of."""
 
 
@@ -57,12 +59,13 @@ def run_sweep(
 
     Each trial has a process of its own; each worker takes the next trial, on the GPU of its number. A worker that was
     killed leaves its trial to the next worker on the same folder, which goes on with it where it was. A trial that
-    fails, or whose memory does not suffice, is recorded with its cause, and the search goes on. Several machines work
-    on one sweep by running this with the same folder, or each with a folder of its own and one `storage`.
+    fails, or whose memory does not suffice, is recorded with its cause, and the search goes on; where the disk is full
+    it stops, and the trial is left to the next call. Several machines work on one sweep by running this with the same
+    folder, or each with a folder of its own (of one name) and one `storage`.
 
     Args:
         recipe: With a `sweep`.
-        output: The folder.
+        output: The folder; with a `storage` in common its name is that of the study there.
         workers: Trials at the same time.
         storage: `grpc://host:port` of Optuna's proxy server, or an address of a database; by default the journal.
         ray: The address of a Ray cluster, whose machines see the folder: the workers are tasks there.
@@ -78,7 +81,7 @@ def run_sweep(
     output = Path(output)
     if recipe.sweep is None:
         raise UsageError("the recipe has no `sweep`: see `flextune recipe` for its keys")
-    find_inputs(change(recipe, {"sweep": None}, "sweep"))
+    pipeline.check(change(recipe, {"sweep": None}, "sweep"))
     (output / "trials").mkdir(parents=True, exist_ok=True)
     search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
     arguments = (dump_recipe(recipe), search.output, storage, search.budget)
@@ -113,29 +116,45 @@ class _Search:
 
     def __post_init__(self) -> None:
         """Open the study, made if it is not there; what is to be tried for certain is put in line once."""
-        sweep = self.sweep
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self.taking():
-            study = optuna.create_study(
-                study_name="sweep",
-                storage=_storage(self.storage, self.output),
-                pruner=_pruner(sweep),
-                direction="minimize" if sweep.objective == "validation_loss" else "maximize",
-                load_if_exists=True,
-            )
+            self.study = self.opened()
             settings = _plain(self.recipe)
-            there = study.user_attrs.get("recipe")
+            there = self.study.user_attrs.get("recipe")
             if there is not None:
-                changed = differences(there, settings)
+                changed = differences(_plain(parse_recipe(there, str(self.output))), settings)
                 reasons = [sentence for key, sentence in changed.items() if not key.startswith(MAY_CHANGE)]
                 if reasons:
                     raise UsageError(f"{self.output} holds another sweep: {'; '.join(reasons)}; name another --output")
-            if not study.user_attrs.get("in line"):
-                for values in sweep.grid() if sweep.sampler == "grid" else [_own(self.recipe, sweep)]:
-                    study.enqueue_trial({key: _stored(sweep, key, v) for key, v in values.items()}, skip_if_exists=True)
-                study.set_user_attr("in line", True)
-            study.set_user_attr("recipe", settings)
-        self.study = study
+            self.study.set_user_attr("recipe", settings)
+
+    def opened(self) -> optuna.Study:
+        """The study; whoever makes it puts the recipe's own values in line for a search.
+
+        A grid needs no line: the number of a trial says which of its combinations it is.
+        """
+        options: dict[str, Any] = {
+            "study_name": self.output.name,
+            "storage": _storage(self.storage, self.output),
+            "pruner": _pruner(self.sweep),
+        }
+        direction: Literal["minimize", "maximize"] = "maximize"
+        if self.sweep.objective == "validation_loss":
+            direction = "minimize"
+        try:
+            try:
+                study = optuna.create_study(**options, direction=direction)
+                if self.sweep.sampler == "tpe":
+                    own = _own(self.recipe, self.sweep)
+                    study.enqueue_trial({key: _stored(self.sweep, key, value) for key, value in own.items()})
+                return study
+            except optuna.exceptions.DuplicatedStudyError:
+                return optuna.load_study(**options)
+        except Exception as error:  # of Optuna, gRPC, SQLAlchemy or a database alike
+            if self.storage is None:
+                raise
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UsageError(f"storage = {self.storage!r} cannot be used: {type(error).__name__}: {first}") from None
 
     def taking(self) -> FileLock:
         """Held for a moment while a trial is taken or recorded."""
@@ -151,16 +170,17 @@ class _Search:
                 lock.release()
             self.record()
 
-    def take(self) -> tuple[optuna.Trial, FileLock] | None:
-        """A trial that a killed worker has left, or the next; held by a lock that the system lets go with its process.
+    @property
+    def trials(self) -> int:
+        """How many there are to be."""
+        return self.sweep.trials or len(self.sweep.grid())
 
-        Where machines have folders of their own and a storage in common, the trials without a lock here are those of
-        other machines.
-        """
+    def take(self) -> tuple[optuna.Trial, FileLock] | None:
+        """A trial that a killed worker has left, or the next; held by a lock that ends with its process."""
         with self.taking():
             for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 lock = self.lock(left.number)
-                if self.storage is not None and not Path(lock.lock_file).exists():
+                if self.elsewhere(left, lock):
                     continue
                 try:
                     lock.acquire()
@@ -169,17 +189,28 @@ class _Search:
                 self.study.sampler = self.sampler(left.number)
                 return optuna.Trial(self.study, left._trial_id), lock
             trials = self.study.get_trials(deepcopy=False)
-            waiting = sum(trial.state == TrialState.WAITING for trial in trials)
-            if not waiting and (self.sweep.trials is None or len(trials) >= self.sweep.trials):
-                return None
-            if self.budget is not None and _would_take_too_long(trials, self.budget):
+            begun = [trial for trial in trials if trial.state != TrialState.WAITING]
+            if len(begun) >= self.trials or (self.budget is not None and _would_take_too_long(begun, self.budget)):
                 return None
             self.study.sampler = self.sampler(len(trials))
             trial = self.study.ask()
+            if trial.number >= self.trials:  # another machine was faster
+                self.study.tell(trial, state=TrialState.FAIL)
+                return None
             lock = self.lock(trial.number)
             lock.acquire()
             self.study.sampler = self.sampler(trial.number)
             return trial, lock
+
+    def elsewhere(self, trial: optuna.trial.FrozenTrial, lock: FileLock) -> bool:
+        """Whether a trial under way is another machine's, with a folder of its own and the same storage.
+
+        One that nobody has begun a while after it was asked for is nobody's.
+        """
+        if self.storage is None or Path(lock.lock_file).exists():
+            return False
+        asked = trial.datetime_start
+        return "machine" in trial.user_attrs or asked is None or (_now() - asked).total_seconds() < ABANDONED
 
     def sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """With a seed for each trial: no two workers draw alike, and a killed search goes on as it would have."""
@@ -193,23 +224,28 @@ class _Search:
 
     def do(self, trial: optuna.Trial) -> None:
         """Run a trial and tell the study what came of it."""
-        settings = _suggested(trial, self.sweep)
+        settings = _suggested(trial, self.sweep) if self.sweep.sampler == "tpe" else self.sweep.grid()[trial.number]
         say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
         trial.set_user_attr("settings", settings)
         trial.set_user_attr("machine", socket.gethostname())
         folder = self.output / _folder(trial.number)
-        started, value, state = time.monotonic(), None, TrialState.COMPLETE
+        started, state = time.monotonic(), TrialState.COMPLETE
+        value: float | None = None
         try:
             made = change(self.recipe, {**settings, "sweep": None}, f"trial {trial.number}")
             alone(pipeline.run, made, folder, stop=_watch(trial, self.sweep, folder, made))
             value = objective(folder, made, self.sweep)
+            if not math.isfinite(value):
+                raise DivergedError(f"{self.sweep.objective} = {value}: it stopped being a number")
             outcome = f"{self.sweep.objective} = {value:.4f}"
         except StoppedError:
-            state, outcome = TrialState.PRUNED, "ended early, worse than others so far"
+            value, state, outcome = None, TrialState.PRUNED, "ended early, worse than others so far"
+        except (OSError, NoRoomError):
+            raise  # the machine's fault: the trial is left to who comes next
         except Exception as error:  # whatever it is, the search goes on
             cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
             trial.set_user_attr("cause", cause)
-            state, outcome = TrialState.FAIL, f"failed: {cause}"
+            value, state, outcome = None, TrialState.FAIL, f"failed: {cause}"
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         self.study.tell(trial, value, state)
         say(f"Trial {trial.number}: {outcome}")
@@ -245,7 +281,9 @@ def _storage(storage: str | None, output: Path) -> Any:
         host, _, port = storage.removeprefix("grpc://").partition(":")
         if not port.isdecimal():
             raise UsageError(f"storage = {storage!r}: expected grpc://host:port")
-        return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
     return storage
 
 
@@ -260,12 +298,19 @@ def _pruner(sweep: Sweep) -> Any:
 
 
 def _own(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
-    """The recipe's own values of what is searched: the first trial, so that the search can only gain."""
+    """The recipe's own values of what is searched: the first trial, so that the search can only gain.
+
+    A key that the recipe leaves out, or whose value is not among those that are tried, is drawn.
+    """
     found: dict[str, Any] = {}
     for key, values in sweep.space.items():
-        own = setting_of(recipe, key)
-        possible = values.low <= own <= values.high if isinstance(values, Range) else own in values
-        if possible and sweep.applies(key, found):
+        if not sweep.applies(key, found):
+            continue
+        try:
+            own = setting_of(recipe, key)
+        except (KeyError, TypeError):
+            continue
+        if own in values if isinstance(values, list) else own is not None and values.low <= own <= values.high:
             found[key] = own
     return found
 
@@ -276,14 +321,19 @@ def _stored(sweep: Sweep, key: str, value: Any) -> Any:
 
 
 def _would_take_too_long(trials: Sequence[optuna.trial.FrozenTrial], budget: float) -> bool:
-    """Whether another trial would be over after so many seconds of all workers together."""
-    now = datetime.datetime.now()  # as Optuna's
-    seconds = [
-        trial.user_attrs.get("seconds") or (now - trial.datetime_start).total_seconds()
-        for trial in trials
-        if trial.datetime_start is not None
+    """Whether another trial would be over after so many seconds of all workers together, by those that have ended."""
+    ended = [
+        trial.user_attrs["seconds"] for trial in trials if trial.state.is_finished() and "seconds" in trial.user_attrs
     ]
-    return bool(seconds) and sum(seconds) + statistics.median(seconds) > budget
+    if not ended:
+        return False
+    typical = statistics.median(ended)
+    under_way = sum(not trial.state.is_finished() for trial in trials)
+    return bool(sum(ended) + typical * (under_way + 1) > budget)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now()  # as Optuna's
 
 
 def _folder(number: int) -> str:
@@ -311,7 +361,7 @@ def _watch(trial: optuna.Trial, sweep: Sweep, folder: Path, recipe: Recipe) -> C
     if not sweep.prune or sweep.sampler == "grid":
         return None
     found = _losses if sweep.objective == "validation_loss" else _solved
-    told: set[int] = set()
+    told = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def stop() -> bool:
         new = {step: value for step, value in found(folder, recipe).items() if step not in told}

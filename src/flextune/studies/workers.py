@@ -34,8 +34,9 @@ def _worker(work: Callable[..., None], arguments: tuple[Any, ...], number: int, 
     import torch
 
     end_with_parent()
-    if devices := torch.cuda.device_count():
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(number % devices)
+    if count := torch.cuda.device_count():
+        allowed = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = allowed.split(",")[number % count]
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
     work(*arguments, number)

@@ -19,7 +19,7 @@ from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from flextune import processes
-from flextune.errors import FlextuneError, UsageError
+from flextune.errors import FlextuneError, NoRoomError, UsageError
 from flextune.models import ModelSource, load_model
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
@@ -73,6 +73,11 @@ def train(
     set_seed(seed)
     base, tokenizer = load_model(source, dtype)
     model = add_adapter(base, adapter)
+    if training.kl and changes_the_base(model):
+        raise UsageError(
+            f"training.kl = {training.kl:g} with adapter.peft.init_lora_weights: the weights beside such an adapter "
+            "are not those of the model as it came; leave out one of the two"
+        )
     data = tokenize(examples, tokenizer, training.max_length)
     held_out = tokenize(validation, tokenizer, training.max_length, "validation set") if validation else None
     trainable, total = model.get_nb_trainable_parameters()
@@ -329,7 +334,7 @@ def _explained(checkpoints: Path, trainer: SpectralTrainer) -> Iterator[None]:
         last = last_checkpoint(checkpoints)
         kept = f"{last.name} is kept" if last else "there is no checkpoint yet"
         if disk:
-            raise FlextuneError(
+            raise NoRoomError(
                 f"there is no room on the disk of {checkpoints.parent} for the weights of step {step}; {kept}: make "
                 "room, and the same command goes on"
             ) from error
