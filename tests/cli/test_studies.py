@@ -27,6 +27,26 @@ def test_a_dry_run_needs_no_weights(call, tmp_path, data):
     assert (code, "8" in out.split(), "2" in out.split()) == (0, True, True)
 
 
+@pytest.mark.slow
+def test_a_search_from_the_command_line(call, tmp_path, tiny_model):
+    recipe = tmp_path / "search.yaml"
+    content = {
+        "model": str(tiny_model),
+        "training": {"limit": 8, "validation": 2, "epochs": 1},
+        "evaluation": {"benchmarks": []},
+        "sweep": {"space": {"adapter.rank": [2]}},
+    }
+    recipe.write_text(json.dumps(content))
+    code, out, err = call("sweep", recipe, "--output", tmp_path / "search")
+    assert code == 0, err
+    assert "1 trials: 1 complete, 0 ended early, 0 failed" in out
+    assert "Best: trial 0, validation_loss" in out
+    code, _, err = call("sweep", recipe, "sweep=null", "--output", tmp_path / "other")
+    assert (code, "the recipe has no `sweep`" in err) == (2, True)
+    code, _, err = call("autotune", tiny_model, "--minutes", 0)
+    assert (code, "expected at least 1 worker, and some minutes" in " ".join(err.split())) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

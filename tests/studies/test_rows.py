@@ -75,7 +75,11 @@ def test_shares_and_memory_are_those_of_the_notes(code_llama, data):
     assert weights.generation_gib * 1024 == pytest.approx(12_853 + 11_927_552 * 4 / 2**20 + 513 / 2, abs=2)
     four = of("quantization=nf4", "generation.concurrency=1", "generation.max_new_tokens=1")
     assert four.generation_gib * 1024 == pytest.approx(3_686 + 11_927_552 * 4 / 2**20 + 513 / 2, rel=0.01)
-    assert of("training.gradient_checkpointing=true").training_gib < of().training_gib
+    assert (
+        of("training.gradient_checkpointing=true").training_gib < of().training_gib < of("training.kl=1").training_gib
+    )
+    assert of("training.batch_tokens=512").steps is None  # it depends on the lengths
+    assert of("adapter.peft.init_lora_weights=pissa").trainable == 11_927_552
 
 
 def test_steps_are_those_of_the_training(code_llama, data):
@@ -124,6 +128,12 @@ def test_a_row_that_goes_on_from_another_names_one_that_trains():
         for row in names(scale):
             for other in used_by(recipe_of(scale, row)).values():
                 assert recipe_of(scale, other).training is not None
+
+
+def test_a_folder_that_is_no_model(tmp_path, data):
+    with pytest.raises(FlextuneError, match=r"the configuration of .* cannot be read: .*model=FOLDER") as raised:
+        estimate(recipe_of("paper", "round-0", [f"model={tmp_path}", f"data={data}"]))
+    assert "\n" not in str(raised.value)
 
 
 def test_names():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flextune.errors import UsageError
 from flextune.files import read_jsonl, sha256
 from flextune.models import ModelSource, load_model, with_adapter
 from flextune.rundir import RunDirectory
@@ -46,7 +47,7 @@ def test_it_is_the_sum_over_what_is_learned(tuned, packed):
     assert expected > 0.1
 
 
-def train(tiny_model, folder, **settings):
+def train(tiny_model, folder, adapter=None, **settings):
     """Four examples learned three times, in one step each time."""
     run = RunDirectory(folder)
     short = {"epochs": 3, "batch_size": 4, "learning_rate": 0.1, "warmup": 0.0, "schedule": "constant"}
@@ -55,7 +56,7 @@ def train(tiny_model, folder, **settings):
         load_training_set("basics", limit=4).examples,
         run,
         training=Training(**short | settings),
-        adapter=Adapter(rank=2, dropout=0.0),
+        adapter=adapter or Adapter(rank=2, dropout=0.0),
         penalty=Penalty(strength=0.0),
         dtype="float32",
     )
@@ -86,6 +87,11 @@ def test_it_does_not_depend_on_accumulation(tiny_model, tmp_path):
     parts, _ = train(tiny_model, tmp_path / "parts", kl=5.0, batch_size=1, accumulation=4)
     for key in ("kl", "loss", "task_grad_norm"):
         assert parts[2][key] == pytest.approx(whole[2][key], rel=1e-2)
+
+
+def test_an_adapter_that_changes_the_weights_beside_it_is_refused(tiny_model, tmp_path):
+    with pytest.raises(UsageError, match=r"training.kl = 1 with adapter.peft.init_lora_weights"):
+        train(tiny_model, tmp_path, adapter=Adapter(rank=2, peft={"init_lora_weights": "pissa"}), kl=1.0)
 
 
 def test_without_it_nothing_changes(tiny_model, tmp_path, monkeypatch):
