@@ -25,8 +25,9 @@ from flextune.report.autotune import RECORD
 from flextune.report.sweep import read_sweep
 from flextune.rundir import version
 from flextune.scoring.compare import adjusted, compare, compare_together
+from flextune.studies.objective import measured_by
 from flextune.studies.process import alone
-from flextune.studies.sweep import measured_by, run_sweep
+from flextune.studies.sweep import run_sweep
 from flextune.tasks.multipl_e import short_name
 
 SPACE: dict[str, Any] = {

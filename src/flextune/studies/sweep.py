@@ -27,12 +27,12 @@ from optuna.trial import TrialState
 
 from flextune import pipeline
 from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
-from flextune.files import differences, read_json, read_jsonl, write_json
+from flextune.files import differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
 from flextune.report.sweep import RECORD
-from flextune.rundir import Measurement, RunDirectory, version
-from flextune.scoring.pass_at_k import count, estimates
+from flextune.rundir import version
+from flextune.studies.objective import objective, so_far
 from flextune.studies.process import StoppedError, alone
 from flextune.studies.settings import Range, Sweep
 from flextune.studies.workers import on_a_cluster, on_this_machine
@@ -360,54 +360,16 @@ def _watch(trial: optuna.Trial, sweep: Sweep, folder: Path, recipe: Recipe) -> C
     """Reports what a trial has found so far, and says whether it should end; None where no trial ends early."""
     if not sweep.prune or sweep.sampler == "grid":
         return None
-    found = _losses if sweep.objective == "validation_loss" else _solved
     told = set(trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values)
 
     def stop() -> bool:
-        new = {step: value for step, value in found(folder, recipe).items() if step not in told}
+        new = {step: value for step, value in so_far(folder, recipe, sweep).items() if step not in told}
         for step, value in new.items():
             trial.report(value, step)
         told.update(new)
         return bool(new) and trial.should_prune()
 
     return stop
-
-
-def _losses(folder: Path, recipe: Recipe) -> dict[int, float]:
-    """The validation losses so far, by step."""
-    metrics = RunDirectory(folder).metrics
-    rows = read_jsonl(metrics) if metrics.exists() else ()
-    return {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
-
-
-def _solved(folder: Path, recipe: Recipe) -> dict[int, float]:
-    """pass@1 of each problem of the benchmarks measured so far, by its position in all of them."""
-    found: dict[int, float] = {}
-    position = 0
-    for benchmark in recipe.evaluation.benchmarks:
-        snapshot = RunDirectory(folder).problems(benchmark)
-        if not snapshot.exists():
-            break
-        problems = [row["task_id"] for row in read_jsonl(snapshot)]
-        verdicts = measured_by(folder, recipe, benchmark).verdicts
-        if verdicts.exists():
-            values = estimates(count(list(read_jsonl(verdicts))), 1)
-            found |= {position + i: values[task_id] for i, task_id in enumerate(problems)}
-        position += len(problems)
-    return found
-
-
-def measured_by(folder: Path, recipe: Recipe, benchmark: str) -> Measurement:
-    """What a sweep goes by: the last variant, and the first decoding."""
-    return RunDirectory(folder).measurement(benchmark, recipe.variants[-1], next(iter(recipe.evaluation.decodings)))
-
-
-def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:
-    """What a run is worth: the least validation loss after a step, or the mean of pass@1 over the benchmarks."""
-    if sweep.objective == "validation_loss":
-        return min(loss for step, loss in _losses(folder, recipe).items() if step)
-    scores = [read_json(measured_by(folder, recipe, name).scores) for name in recipe.evaluation.benchmarks]
-    return float(sum(score["pass@1"]["value"] for score in scores) / len(scores))
 
 
 def _row(trial: optuna.trial.FrozenTrial) -> Mapping[str, Any]:

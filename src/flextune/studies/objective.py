@@ -1,0 +1,51 @@
+"""What a trial is worth, by the files of its run: at its end, and so far."""
+
+from pathlib import Path
+
+from flextune.files import read_json, read_jsonl
+from flextune.recipe import Recipe
+from flextune.rundir import Measurement, RunDirectory
+from flextune.scoring.pass_at_k import count, estimates
+from flextune.studies.settings import Sweep
+
+
+def so_far(folder: Path, recipe: Recipe, sweep: Sweep) -> dict[int, float]:
+    """What a run that may be under way has found: losses by step, or problems solved by position."""
+    return _losses(folder) if sweep.objective == "validation_loss" else _solved(folder, recipe)
+
+
+def _losses(folder: Path) -> dict[int, float]:
+    """The validation losses so far, by step."""
+    metrics = RunDirectory(folder).metrics
+    rows = read_jsonl(metrics) if metrics.exists() else ()
+    return {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+
+
+def _solved(folder: Path, recipe: Recipe) -> dict[int, float]:
+    """pass@1 of each problem of the benchmarks measured so far, by its position in all of them."""
+    found: dict[int, float] = {}
+    position = 0
+    for benchmark in recipe.evaluation.benchmarks:
+        snapshot = RunDirectory(folder).problems(benchmark)
+        if not snapshot.exists():
+            break
+        problems = [row["task_id"] for row in read_jsonl(snapshot)]
+        verdicts = measured_by(folder, recipe, benchmark).verdicts
+        if verdicts.exists():
+            values = estimates(count(list(read_jsonl(verdicts))), 1)
+            found |= {position + i: values[task_id] for i, task_id in enumerate(problems)}
+        position += len(problems)
+    return found
+
+
+def measured_by(folder: Path, recipe: Recipe, benchmark: str) -> Measurement:
+    """What a sweep goes by: the last variant, and the first decoding."""
+    return RunDirectory(folder).measurement(benchmark, recipe.variants[-1], next(iter(recipe.evaluation.decodings)))
+
+
+def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:
+    """What a run is worth: the least validation loss after a step, or the mean of pass@1 over the benchmarks."""
+    if sweep.objective == "validation_loss":
+        return min(loss for step, loss in _losses(folder).items() if step)
+    scores = [read_json(measured_by(folder, recipe, name).scores) for name in recipe.evaluation.benchmarks]
+    return float(sum(score["pass@1"]["value"] for score in scores) / len(scores))
