@@ -37,13 +37,14 @@ def summary(
     """
     found = matrix(arms)
     parts: list[RenderableType] = [
-        _rows(found, {row: claims.get(row, ()) for row in abouts}),
+        *_rows(found, {row: claims.get(row, ()) for row in abouts}),
         *_optimizers(arms, [claim for claim in optimizers if claim.row in abouts]),
         _languages(found, abouts),
     ]
     if PENALTY in arms:
-        parts += map(Text, _penalty(transfer(arms, PENALTY, LEARNED)))
-    return Group(Text(f"Models: {', '.join(_models(arms)) or 'nothing is kept yet'}"), *parts)
+        parts.append(Text("\n".join(_penalty(transfer(arms, PENALTY, LEARNED)))))
+    apart = [each for part in parts for each in (part, Text())]
+    return Group(Text(f"Models: {', '.join(_models(arms)) or 'nothing is kept yet'}\n"), *apart[:-1])
 
 
 def _penalty(compared: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -52,7 +53,7 @@ def _penalty(compared: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     others = adjusted([row for row in compared if row["reference"] != CONTROL])
     if compared:
         yield (
-            f"\n{PENALTY} against each row that was measured on {', '.join(compared[0]['benchmarks'])}, their mean "
+            f"{PENALTY} against each row that was measured on {', '.join(compared[0]['benchmarks'])}, their mean "
             "(seeds paired, translations of a problem together):"
         )
     for row in [*first, *others]:
@@ -65,22 +66,26 @@ def _models(arms: Arms) -> list[str]:
     return list(dict.fromkeys(str(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]) for path in recipes))
 
 
-def _rows(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[Any]]) -> Table:
-    """Each number of the paper with ours."""
-    table = _table("row", "measured", right=("paper", "here (95 % interval)", "n", "here − paper", "against the base"))
+def _rows(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[Any]]) -> Iterator[Table]:
+    """Each number of the paper with ours, by its place there."""
     by_place = {(row["arm"], row["benchmark"], row["variant"]): row for row in found if row["decoding"] == "greedy"}
-    for name, claimed in claims.items():
-        for claim in claimed:
-            row = by_place.get((name, claim.benchmark, claim.variant))
-            table.add_row(
-                f"{name} ({claim.table})",
-                f"{claim.benchmark}, {claim.variant}",
-                f"{100 * claim.value:.4g} %",
-                *(_found(row) if row else (NOTHING, NOTHING)),
-                points(row["value"]["value"] - claim.value) if row else NOTHING,
-                _against(row),
-            )
-    return table
+    for place in dict.fromkeys(claim.table for claimed in claims.values() for claim in claimed):
+        table = _table(
+            place, "measured", right=("paper", "here (95 % interval)", "n", "here − paper", "against the base")
+        )
+        for name, claimed in claims.items():
+            for claim in claimed:
+                row = by_place.get((name, claim.benchmark, claim.variant))
+                if claim.table == place:
+                    table.add_row(
+                        name,
+                        f"{claim.benchmark}, {claim.variant}",
+                        f"{100 * claim.value:.4g} %",
+                        *(_found(row) if row else (NOTHING, NOTHING)),
+                        points(row["value"]["value"] - claim.value) if row else NOTHING,
+                        _against(row),
+                    )
+        yield table
 
 
 def _found(row: Mapping[str, Any]) -> tuple[str, str]:
