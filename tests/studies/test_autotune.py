@@ -55,7 +55,8 @@ def peaked(recipe):
     rate = recipe.training.learning_rate
     python = 14 + 4 * (recipe.adapter.targets == "mlp") + {4: 0, 8: 2, 16: 6, 32: 18}[recipe.adapter.rank]
     python -= 6 * (not 5e-5 < rate < 5e-4)
-    return {"basics-python": range(python), "basics-java": range(2 if recipe.adapter.rank == 32 else 12)}
+    java = {4: 12, 8: 12, 16: 11, 32: 2}[recipe.adapter.rank]  # one problem less is within noise, ten are not
+    return {"basics-python": range(python), "basics-java": range(java)}
 
 
 def printed(folder):
@@ -80,7 +81,7 @@ def test_the_known_best_is_found_without_loss_in_any_language(tmp_path, toy):
     text = printed(tmp_path)
     assert "worse than the model as it came in some language" in text
     assert "adapter.targets=mlp adapter.rank=16" in text
-    assert "basics-java: +0.0 points" in text
+    assert "basics-java: -2.5 points" in text
     assert "against the settings that the search began with (trial 0)" in text
     assert "adapter.rank: " in text
 

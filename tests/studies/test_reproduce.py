@@ -62,6 +62,7 @@ def test_rows_are_run_kept_and_read_back(tiny_model, tmp_path, here, monkeypatch
     assert yaml.safe_load(kept.recipe.read_text())["seed"] == 1
     asked = list(read_jsonl(kept.problems("basics-python")))
     assert all(row[key].startswith("sha256:") for row in asked for key in ("prompt", "tests"))
+    assert len({row["prompt"] for row in asked}) == len(asked)
     assert [row["task_id"] for row in asked] == [row["task_id"] for row in read_jsonl(run.problems("basics-python"))]
     scores = kept.measurement("basics-python", "unmerged", "greedy").scores
     assert read_json(scores)["problems"] == 3
