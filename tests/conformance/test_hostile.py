@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +53,8 @@ class Host:
     secret: str
     files: tuple[Path, ...]
     owner: tuple[int, int]
+    others: frozenset[int] = frozenset()
+    """Processes below this one that were there before the program: other tests leave some, for as long as pytest runs."""
 
     def plant(self) -> None:
         """Write the files, anew for each program."""
@@ -88,7 +90,7 @@ class Host:
         if [path.name for path in self.temporary.iterdir()] != ["secret"]:
             found.append(f"the temporary folder is not empty: {sorted(self.temporary.iterdir())}")
         for _ in range(GRACE):
-            left = [pid for pid in launcher.descendants(os.getpid()) if pid != self.pid and alive(pid)]
+            left = [pid for pid in launcher.descendants(os.getpid()) if pid not in self.others and alive(pid)]
             if not left:
                 break
             time.sleep(0.01)
@@ -186,9 +188,10 @@ def host(planted, monkeypatch):
     monkeypatch.setenv("FLEXTUNE_SECRET", planted.secret)
     monkeypatch.setattr(javac, "PATIENCE", 4.0)
     planted.plant()
+    before = frozenset(launcher.descendants(os.getpid()))
     libc = ctypes.CDLL(None)
     libc.prctl(SUBREAPER, 1, 0, 0, 0)
-    yield planted
+    yield replace(planted, others=before)
     libc.prctl(SUBREAPER, 0, 0, 0, 0)
 
 

@@ -56,7 +56,7 @@ def test_rows_are_run_kept_and_read_back(tiny_model, tmp_path, here, monkeypatch
     run, kept = (RunDirectory(tmp_path / side / "small/plain/seed-1") for side in ("runs", "results"))
     assert (run.adapter.exists(), kept.adapter.exists(), kept.report.exists()) == (True, False, False)
     assert {path.name for path in kept.path.rglob("*") if path.is_file()} == {
-        *("recipe.yaml", "run.json", "metrics.jsonl", "problems.jsonl"),
+        *("recipe.yaml", "run.json", "metrics.jsonl", "problems.jsonl", "spectrum.json"),
         *("completions.jsonl", "verdicts.jsonl", "execution.json", "scores.json"),
     }
     assert yaml.safe_load(kept.recipe.read_text())["seed"] == 1

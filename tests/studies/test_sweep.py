@@ -1,24 +1,18 @@
 """A search that is killed goes on, that is shared repeats nothing, and that fails says why."""
 
 import datetime
-import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import optuna
 import pytest
 from made_rows import solve
+from made_search import SWEEP, recipe, settings
 from rich.console import Console
 
 from flextune import pipeline
 from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
-from flextune.files import read_json, write_jsonl
+from flextune.files import write_jsonl
 from flextune.recipe import parse_recipe
 from flextune.report.sweep import read_sweep, summary
 from flextune.rundir import RunDirectory
@@ -26,23 +20,6 @@ from flextune.studies import sweep as module
 from flextune.studies.process import StoppedError
 from flextune.studies.settings import Sweep
 from flextune.studies.sweep import run_sweep
-
-SWEEP = {"space": {"training.learning_rate": [0.001, 0.01], "adapter.rank": [2, 3, 4]}}
-
-
-def recipe(model="m", sweep=SWEEP, **keys):
-    content = {
-        "model": str(model),
-        "dtype": "float32",
-        "training": {"dataset": "basics", "limit": 12, "validation": 4, "epochs": 1, "checkpoint_steps": 1},
-        "adapter": {"rank": 2},
-        "evaluation": {"benchmarks": []},
-    }
-    return parse_recipe({**content, **keys, "sweep": sweep}, "recipe")
-
-
-def settings(trials):
-    return sorted(json.dumps(trial["settings"], sort_keys=True) for trial in trials)
 
 
 @pytest.fixture
@@ -328,112 +305,6 @@ def test_decodings_that_go_with_some_values_only():
     assert len(sweep.grid()) == 5
     content = {"adapter": "a", "benchmarks": ["basics-python"], "decodings": {"d": {}}}
     parse_recipe({"model": "m", "evaluation": content, "sweep": vars(sweep)}, "recipe")  # each makes a recipe
-
-
-SCRIPT = """
-import sys
-from flextune.recipe import load_recipe
-from flextune.studies.sweep import run_sweep
-if __name__ == "__main__":
-    run_sweep(load_recipe(sys.argv[1]), sys.argv[2], workers=int(sys.argv[3]), storage=(sys.argv[4:] or [None])[0])
-"""
-
-
-def start(tmp_path, made, output, workers, *storage, **environment):
-    from flextune.recipe import dump_recipe
-
-    (tmp_path / "recipe.yaml").write_text(dump_recipe(made))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, tmp_path / "script.py", tmp_path / "recipe.yaml", output, str(workers), *storage]
-    return subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.mark.slow
-def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(tiny_model, tmp_path):
-    made, output = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4, 5]}}), tmp_path / "sweep"
-    process = start(tmp_path, made, output, 2)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:  # until one trial is recorded and another is learning
-        record = read_json(output / "sweep.json")["trials"] if (output / "sweep.json").exists() else []
-        whole = [output / trial["run"] for trial in record if trial["state"] == "complete"]
-        if whole and any(output.glob("trials/0*/checkpoints/*")):
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    time.sleep(1)
-    before = {path: read_json(RunDirectory(path).provenance)["starts"] for path in whole}
-    assert before
-    code = start(tmp_path, made, output, 2)
-    _, err = code.communicate(timeout=300)
-    assert code.returncode == 0, err
-    trials = read_sweep(output)["trials"]
-    assert settings(trials) == settings([{"settings": chosen} for chosen in made.sweep.grid()])
-    assert {trial["state"] for trial in trials} == {"complete"}
-    assert len(list(output.glob("trials/0*"))) == 4
-    for path, starts in before.items():  # what was recorded was not done again
-        assert read_json(RunDirectory(path).provenance)["starts"] == starts
-    losses = {trial["number"]: trial["value"] for trial in trials}
-    # those that were going on ended as undisturbed ones do
-    left = [n for n in losses if len(read_json(RunDirectory(output / f"trials/{n:04d}").provenance)["starts"]) > 1]
-    assert left
-    for number in left:
-        again = tmp_path / f"again-{number}"
-        chosen = next(trial["settings"] for trial in trials if trial["number"] == number)
-        whole = parse_recipe(
-            json.loads(json.dumps(module._plain(module.change(made, {**chosen, "sweep": None}, "t")))), "t"
-        )
-        pipeline.run(whole, again)
-        assert module.objective(again, whole, made.sweep) == pytest.approx(losses[number], rel=1e-6)
-
-
-@pytest.mark.slow
-def test_two_machines_share_a_search(tiny_model, tmp_path):
-    """Two processes with folders and caches of their own, and Optuna's proxy server between them."""
-    journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / "shared.journal"))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    server = threading.Thread(
-        target=optuna.storages.run_grpc_proxy_server,
-        args=(optuna.storages.JournalStorage(journal),),
-        kwargs={"host": "localhost", "port": port},
-        daemon=True,
-    )
-    server.start()
-    made = recipe(tiny_model)
-    machines = []
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        environment = {"FLEXTUNE_CACHE": str(tmp_path / name / "cache")}
-        machines.append(start(tmp_path, made, tmp_path / name / "sweep", 1, f"grpc://localhost:{port}", **environment))
-    for machine in machines:
-        _, err = machine.communicate(timeout=300)
-        assert machine.returncode == 0, err
-    runs = [sorted(path.name for path in (tmp_path / name / "sweep/trials").glob("0*")) for name in ("one", "two")]
-    assert all(runs)  # both worked
-    assert sorted(runs[0] + runs[1]) == [f"{number:04d}" for number in range(6)]
-    trials = read_sweep(tmp_path / "one/sweep")["trials"]
-    assert len(set(settings(trials))) == 6
-
-
-@pytest.mark.slow
-def test_the_machines_of_a_ray_cluster_do_the_trials(tiny_model, tmp_path):
-    ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'flextune[ray]')")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-    try:
-        made = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 4]}})
-        run_sweep(made, tmp_path, workers=2, ray=cluster.address)
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    trials = read_sweep(tmp_path)["trials"]
-    assert [(trial["state"], trial["settings"]["adapter.rank"]) for trial in trials] == [
-        ("complete", 2),
-        ("complete", 4),
-    ]
 
 
 def test_no_cluster_at_the_address(tmp_path, made_up):
