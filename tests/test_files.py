@@ -99,6 +99,17 @@ def test_the_checksum_of_a_folder_depends_on_names_and_contents(tmp_path):
     assert sha256(tmp_path) != first
 
 
+def test_a_card_beside_the_weights_is_no_part_of_their_checksum(tmp_path):
+    (tmp_path / "a").write_text("1")
+    first = sha256(tmp_path)
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / ".README.md.partial").write_text("half of one")
+    assert sha256(tmp_path) == first
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "README.md").write_text("another text")
+    assert sha256(tmp_path) != first
+
+
 def test_results_made_otherwise_are_not_mixed(tmp_path):
     claim(tmp_path / "execution.json", {"limits": {"cpu": 5}, "names": ("a",)})
     claim(tmp_path / "execution.json", {"limits": {"cpu": 5}, "names": ("a",)})

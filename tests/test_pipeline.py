@@ -8,12 +8,15 @@ import sys
 import time
 
 import pytest
+from huggingface_hub import ModelCard
+from made_run import make_run
 
 from flextune import Recipe, Training, UsageError, run
 from flextune.files import read_json, read_jsonl, sha256
 from flextune.inputs import find_inputs, load_data
 from flextune.pipeline import _begin
 from flextune.recipe import parse_recipe
+from flextune.report.card import write_card
 from flextune.rundir import RunDirectory
 
 RECIPE = """
@@ -61,6 +64,7 @@ def everything_that_counts(output):
     found = {"adapter": sha256(run.adapter / "adapter_model.safetensors")}
     found["loss"] = [(row["step"], row["loss"], row["grad_norm"]) for row in read_jsonl(run.metrics)]
     found["comparison"] = read_json(run.comparison)
+    found["card"] = (run.adapter / "README.md").read_text()
     for path in sorted(output.glob("evaluation/*/*/*/*.json*")):
         rows = [read_json(path)] if path.suffix == ".json" else list(read_jsonl(path))
         found[str(path.relative_to(output))] = [
@@ -85,6 +89,12 @@ def test_every_stage_writes_its_files(undisturbed):
     assert len(list(read_jsonl(run.metrics))) == 12
     assert (run.adapter / "adapter_config.json").exists()
     assert "</html>" in (run.report / "index.html").read_text()
+    card = ModelCard.load(run.adapter / "README.md")
+    assert [(r.dataset_name, r.metric_args["variant"], r.metric_value) for r in card.data.eval_results] == [
+        (name, variant, read_json(run.measurement(name, variant, "greedy").scores)["pass@1"]["value"])
+        for name in ("basics-python", "basics-java")
+        for variant in ("unmerged", "merged")
+    ]
     rows = read_json(run.comparison)
     assert [(row["benchmark"], row["variant"], row["against"]) for row in rows] == [
         ("basics-python", "unmerged", "base"),
@@ -284,3 +294,26 @@ def test_another_number_of_processes_is_another_training(tiny_model, tmp_path, m
     directory.adapter.mkdir()
     monkeypatch.undo()
     _begin(recipe, directory, measure=False)  # measuring what was trained needs one process only
+
+
+@pytest.mark.parametrize("key", ["evaluation.adapter", "merge_first", "adapter.start"])
+def test_an_adapter_with_a_new_card_is_the_same_adapter(tiny_model, tmp_path, key):
+    used = make_run(tmp_path / "used", ("base",))
+    used.adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
+        (used.adapter / name).write_text('{"peft_type": "another"}')
+    content = {"model": str(tiny_model), "evaluation": {"benchmarks": ["basics-python"]}}
+    if key == "adapter.start":
+        content |= {"training": {"limit": 4}, "adapter": {"start": str(used.path)}}
+    elif key == "merge_first":
+        content["merge_first"] = str(used.path)
+    else:
+        content["evaluation"]["adapter"] = str(used.path)
+    recipe, directory = parse_recipe(content, "recipe"), RunDirectory(tmp_path / "run")
+    _begin(recipe, directory, measure=False)
+    assert write_card(used.path) is not None
+    directory.adapter.mkdir()  # what it depends on must not change any more
+    _begin(recipe, directory, measure=False)
+    (used.adapter / "adapter_model.safetensors").write_text("other weights")
+    with pytest.raises(UsageError, match=r"holds another run: input\.adapter.*sha256 is"):
+        _begin(recipe, directory, measure=False)

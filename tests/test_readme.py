@@ -1,12 +1,11 @@
 """What the README shows is run."""
 
 import re
-import shlex
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from documents import blocks, commands, read, targets
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -14,16 +13,13 @@ from flextune import cli
 from flextune.recipe import parse_recipe
 from flextune.report.sweep import read_sweep
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def blocks(kind):
-    return re.findall(rf"```{kind}\n(.*?)```", README, flags=re.DOTALL)
-
 
 def page(name):
-    text = (Path(__file__).parent.parent / "docs" / name).read_text()
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    return blocks(f"docs/{name}", "python")
+
+
+def recipes(name):
+    return [parse_recipe(yaml.safe_load(text), name) for text in blocks(name, "yaml")]
 
 
 def test_the_python_of_the_page_on_execution_runs(capsys):
@@ -63,9 +59,8 @@ def test_the_python_of_the_page_on_training_runs(tiny_model, tmp_path, monkeypat
 
 
 def test_the_recipe_on_the_page_on_training_is_one():
-    text = (Path(__file__).parent.parent / "docs" / "training.md").read_text()
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    assert parse_recipe(yaml.safe_load(recipe), "training.md").training.optimizer == "sophia"
+    (recipe,) = recipes("docs/training.md")
+    assert recipe.training.optimizer == "sophia"
 
 
 def test_the_python_of_the_page_on_generation_runs(tiny_model, capsys):
@@ -75,17 +70,14 @@ def test_the_python_of_the_page_on_generation_runs(tiny_model, capsys):
 
 
 def test_the_recipe_on_the_page_on_generation_names_the_decodings_that_the_page_names():
-    text = (Path(__file__).parent.parent / "docs" / "generation.md").read_text()
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    decodings = parse_recipe(yaml.safe_load(recipe), "generation.md").evaluation.decodings
+    (recipe,) = recipes("docs/generation.md")
+    decodings = recipe.evaluation.decodings
     assert len(decodings) == 1 + 5 + 4 + 6
     assert {"greedy", "temperature-0.2", "beam-4"} <= set(decodings)
 
 
 def test_the_recipes_on_the_page_on_studies_are_searches():
-    text = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
-    found = [parse_recipe(yaml.safe_load(r), "studies.md") for r in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    assert [len(recipe.sweep.grid()) for recipe in found] == [3 * (1 + 3 * 3), 1 + 3 + 3]
+    assert [len(recipe.sweep.grid()) for recipe in recipes("docs/studies.md")] == [3 * (1 + 3 * 3), 1 + 3 + 3]
 
 
 @pytest.mark.slow
@@ -99,7 +91,7 @@ def test_the_python_of_the_page_on_studies_runs(tiny_model, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_the_python_runs(tiny_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks("python")
+    (code,) = blocks("README.md", "python")
     code = code.replace('"smollm2-135m"', f'{str(tiny_model)!r}, evaluation={{"limit": 2}}')
     code = code.replace('dataset="basics"', 'dataset="basics", limit=4, epochs=1').replace("=96", "=4")
     exec(code, {})
@@ -107,19 +99,15 @@ def test_the_python_runs(tiny_model, tmp_path, monkeypatch):
 
 
 def test_the_recipe_is_one():
-    (text,) = blocks("yaml")
-    recipe = parse_recipe(yaml.safe_load(text), "README.md")
+    (recipe,) = recipes("README.md")
     assert recipe.variants == ["base", "unmerged", "merged"]
 
 
-def test_the_commands_are_there(capsys):
-    lines = [line.removeprefix("$ ").split("#")[0] for block in blocks("console") for line in block.splitlines()]
-    commands = [shlex.split(line) for line in lines if line.startswith("flextune")]
-    assert len(commands) >= 11
-    for command in commands:
+def test_the_commands_are_there():
+    found = list(commands("README.md"))
+    assert len(found) >= 11
+    for command in found:
         function, *_ = cli.app.parse_args(command[1:], exit_on_error=False, print_error=False)
         assert function.__name__.strip("_") in command[1:3]
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
-    for line in lines:
-        if line.startswith("make "):
-            assert f"\n{line.split()[1]}:" in makefile
+    for target in targets("README.md"):
+        assert f"\n{target}:" in read("Makefile")

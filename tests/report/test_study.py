@@ -6,7 +6,8 @@ from flextune import pipeline
 from flextune.cli import stages
 from flextune.errors import UsageError
 from flextune.files import read_json, write_json
-from flextune.report.study import judgement, read_study, summary, table, write_study_report
+from flextune.report.page import write_page
+from flextune.report.study import draw, judgement, read_study, study_page, summary, table, write_study_report
 from flextune.studies import compare
 
 HOSTILE = "</pre><script>alert(1)</script>$x"
@@ -43,23 +44,31 @@ def test_page_and_terminal_say_the_same(make):
     ):
         assert shown in page
         assert shown in text
-    assert page.count('<a href="../trials/') == 6
+    assert 'href="../trials/' not in page  # these trials have no pages
+    (path / "trials/plain/seed-0/report").mkdir()
+    (path / "trials/plain/seed-0/report/index.html").touch()
+    page = write_page(study_page(path), path / "report").read_text()
+    assert page.count('href="../trials/plain/seed-0/report/index.html"') == 1
     assert "lower beyond the noise of seeds" in page
     figure = (path / "report/figures/validation.svg").read_text()
     assert figure.count(">plain<") == figure.count(">decayed<") == 1
+    (figure,) = (figure for figure in study_page(path).figures if figure.name == "ratios")
+    ratios = {row["measure"]: row["/ plain"] for row in figure.rows}
+    assert ratios["seconds of training"] == 2
+    assert ratios["validation loss"] == pytest.approx(0.85 / 1.23)
 
 
-def test_the_figure_has_a_line_for_each_reported_seed(make, monkeypatch):
-    from matplotlib.axes import Axes
-
-    drawn = []
-    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **style: drawn.append((x, y, style["color"])))
+def test_the_figure_has_a_line_for_each_reported_seed(make):
     path = make()
-    assert len(drawn) == 2 * 4
-    assert [x for x, *_ in drawn[:4]] == [[0, 5, 10, 15], [0, 5, 10, 15], [0, 5, 10, 15], [0, 10, 20, 30]]
-    assert len({colour for *_, colour in drawn}) == 2
-    assert drawn[0][1][1] == 3.0
-    assert path.exists()
+    (figure,) = draw(read_study(path), path)
+    left, right = figure.drawing.axes
+    lines = left.lines
+    assert len(lines) == len(right.lines) == 4
+    assert [list(line.get_xdata()) for line in (lines[0], right.lines[0])] == [[0, 5, 10, 15]] * 2
+    assert list(right.lines[2].get_xdata()) == [0, 10, 20, 30]
+    assert [line.get_color() for line in lines] == [lines[0].get_color()] * 2 + [lines[2].get_color()] * 2
+    assert lines[0].get_ydata()[1] == 3.0
+    assert len(figure.rows) == 4 * 4
 
 
 def test_one_seed_has_no_interval_and_says_so(make):
@@ -93,6 +102,7 @@ def test_nothing_from_the_files_is_run(make):
     page = write_study_report(path).read_text()
     assert "<script>" not in page
     assert page.count("&lt;script&gt;") > 10
+    assert page.count("<script") == 1
 
 
 def test_a_folder_without_a_study(tmp_path):
@@ -118,5 +128,5 @@ def test_the_verb_report_writes_it_anew(make):
     page.unlink()
     stages.report(str(path))
     assert page.exists()
-    with pytest.raises(UsageError, match="--output: the page of a study links to its trials"):
-        stages.report(str(path), output="elsewhere")
+    stages.report(str(path), output=str(path.parent / "elsewhere"))
+    assert (path.parent / "elsewhere/index.html").exists()

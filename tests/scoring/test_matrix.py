@@ -1,12 +1,14 @@
 """Arms on benchmarks, with numbers that can be counted by hand."""
 
+import shutil
+
 import pytest
 from made_rows import make_row
 
 from flextune.files import write_json
 from flextune.rundir import RunDirectory
 from flextune.scoring.compare import compare
-from flextune.scoring.matrix import matrix, transfer
+from flextune.scoring.matrix import bases, learned_and_kept, matrix, transfer
 
 HALF = set(range(10))
 
@@ -104,3 +106,34 @@ def test_one_seed_is_a_comparison_of_single_samples(arms):
 
 def test_nothing_at_all():
     assert matrix({}) == []
+
+
+def test_what_was_learned_against_what_was_kept(arms):
+    rows = {row["arm"]: row for row in learned_and_kept(arms, "python")}
+    assert set(rows) == {"plain", "penalty"}
+    plain = rows["plain"]
+    assert (plain["variant"], plain["seeds"]) == ("unmerged", [0, 1])
+    assert plain["learned"]["benchmarks"] == ["humaneval"]
+    assert plain["learned"]["difference"]["value"] == pytest.approx((2 + 1) / 2 / 20)
+    assert plain["kept"]["benchmarks"] == ["humaneval-java", "humaneval-js"]
+    # Java: −(1 + 2) / 2, JavaScript: −(2 + 0) / 2 of 20 problems
+    assert plain["kept"]["difference"]["value"] == pytest.approx(-(1.5 + 1) / 2 / 20)
+
+
+def test_an_arm_of_one_language_has_learned_or_kept_nothing_to_show(arms, tmp_path):
+    arms["java only"] = {0: make_row(tmp_path, "java only", 0, {"humaneval-java": HALF})}
+    assert {row["arm"] for row in learned_and_kept(arms, "python")} == {"plain", "penalty"}
+    del arms["base"]
+    assert learned_and_kept(arms, "python") == []
+
+
+def test_a_base_of_another_model_is_no_reference(arms):
+    run = RunDirectory(arms["penalty"][0])
+    write_json(run.provenance, {"inputs": {"model": {"sha256": {"m": "other"}}}})
+    assert {arm for arm, *_ in bases(arms)} == {"base", "plain"}
+
+
+def test_a_benchmark_that_one_seed_lacks_is_left_out(arms):
+    shutil.rmtree(arms["plain"][1] / "evaluation/humaneval-java")
+    plain = next(row for row in learned_and_kept(arms, "python") if row["arm"] == "plain")
+    assert plain["kept"]["benchmarks"] == ["humaneval-js"]

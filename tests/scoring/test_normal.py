@@ -62,3 +62,8 @@ def test_every_language_has_tokens():
 def test_depth_is_no_crash():
     source = "x = " + "-" * 5000 + "1"
     assert normal_form("python", source)
+
+
+def test_a_number_that_is_too_long_to_be_written():
+    source = f"def f():\n    return 0x{'f' * 5000}\n"
+    assert normal_form("python", source) == normal_form("python", source.replace("\n    ", "\n        "))

@@ -39,6 +39,7 @@ VERBS: tuple[Callable[..., None], ...] = (
     stages.report,
     adapters.spectrum,
     adapters.merge,
+    adapters.push,
 )
 for verb in VERBS:
     app.command(verb)

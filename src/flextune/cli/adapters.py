@@ -1,4 +1,4 @@
-"""The verbs that look at adapters themselves: `spectrum`, `merge`."""
+"""The verbs on adapters themselves: `spectrum`, `merge`, `push`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +12,7 @@ from flextune.progress import out
 def spectrum(
     adapter: str,
     *more: str,
-    output: str = "runs/spectrum",
+    output: str | None = None,
     threshold: float = 0.5,
     permutations: int = 39,
     seed: int = 0,
@@ -22,11 +22,12 @@ def spectrum(
     Parameters
     ----------
     adapter
-        A PEFT folder; no model is loaded.
+        A PEFT folder, or a run that has one; no model is loaded.
     more
         Further ones, to see side by side.
     output
-        The folder to write: spectrum.json, and figures as SVG.
+        The folder to write: spectrum.json, and figures as SVG. By default spectrum.json goes into the run if one is
+        named, whose report then shows it, and all of it into runs/spectrum otherwise.
     threshold
         The relative frequency above which energy counts as high.
     permutations
@@ -34,13 +35,21 @@ def spectrum(
     seed
         For permutations.
     """
-    from flextune.files import write_json
+    from flextune.files import write_numbers
     from flextune.report import spectra
+    from flextune.rundir import RunDirectory
     from flextune.tuning.spectrum import spectrum as measure
 
-    content = measure([adapter, *more], threshold, permutations, seed)
-    folder = Path(output)
-    write_json(folder / "spectrum.json", content)
+    runs = [RunDirectory(folder) for folder in (adapter, *more)]
+    content = measure([run.adapter if run.recipe.exists() else run.path for run in runs], threshold, permutations, seed)
+    run = runs[0]
+    if output is None and not more and run.recipe.exists():
+        write_numbers(run.spectrum, content)
+        out.print(spectra.summary(content))
+        out.print(f"Numbers: {run.spectrum}; `flextune report {run.path}` shows the figures", soft_wrap=True)
+        return
+    folder = Path(output or "runs/spectrum")
+    write_numbers(folder / "spectrum.json", content)
     spectra.draw(content, folder)
     out.print(spectra.summary(content))
     out.print(f"Numbers and figures: {folder}", soft_wrap=True)
@@ -88,7 +97,7 @@ def merge(
     from flextune.models import find_adapter
     from flextune.report import merging as report
     from flextune.report.results import read_results
-    from flextune.report.table import summary
+    from flextune.report.run import summary
     from flextune.tasks import load_benchmark
     from flextune.tuning import merging
 
@@ -119,3 +128,32 @@ def merge(
         )
         out.print(summary(read_results(run.path)))
         out.print(f"Run: {run.path}", soft_wrap=True)
+
+
+def push(
+    run: str,
+    repo: str,
+    *,
+    license: str | None = None,
+    base_model: str | None = None,
+    private: bool = False,
+) -> None:
+    """Publish the adapter of a run on the Hub, with its model card.
+
+    Parameters
+    ----------
+    run
+        The run directory.
+    repo
+        Where on the Hub: user/name.
+    license
+        What others may do with it, as the Hub calls it, such as apache-2.0.
+    base_model
+        The base model's name on the Hub, where the run has it from a folder.
+    private
+        Make a private repository.
+    """
+    from flextune import publish
+
+    address = publish.push(run, repo, license=license, base_model=base_model, private=private)
+    out.print(f"Published: {address}", soft_wrap=True)

@@ -117,7 +117,7 @@ def recipe() -> None:
 def _show(run: Path) -> None:
     """The end of a run: the table, and where the report is."""
     from flextune.report.results import read_results
-    from flextune.report.table import summary
+    from flextune.report.run import summary
 
     results = read_results(run)
     if results.results:

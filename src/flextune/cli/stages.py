@@ -1,15 +1,19 @@
 """The verbs of one stage each: `train`, `generate`, `execute`, `report`; `score` and `compare` are in scoring.py."""
 
+import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from flextune import processes
-from flextune.errors import UsageError
+from flextune.errors import FlextuneError, UsageError
 from flextune.progress import out
 
 Sandbox = Literal["auto", "bubblewrap", "native", "none"]
+WATCHED = 5
+"""Seconds between two looks at a run that is watched."""
 
 
 def train(recipe: str, *overrides: str, output: str | None = None) -> None:
@@ -232,22 +236,55 @@ def execute(
     out.print(f"Verdicts: {folder / 'verdicts.jsonl'}", soft_wrap=True)
 
 
-def report(run: str, *, output: str | None = None) -> None:
-    """Write the report of a run directory, or of a study, as a page that opens from disk.
+def report(
+    *runs: str,
+    output: str | None = None,
+    format: Literal["html", "png", "pdf"] = "html",
+    watch: bool = False,
+) -> None:
+    """Write the report of a run, a study, a search, several runs or kept results, as a page that opens from disk.
 
     Parameters
     ----------
-    run
-        The run directory, or the folder of a study.
+    runs
+        A run directory; the folder of a study, a sweep or an autotune; a folder of results, such as results/small; or
+        several runs to see side by side, with commas between those that differ by the seed of their training.
     output
-        The folder to write; by default report/ in the run. A study's page stays beside its trials.
+        The folder to write; by default report/ in the folder that is named, with the model card in a run's adapter/,
+        and runs/report for several runs.
+    format
+        html: the page; png or pdf: only its figures, for a paper or for slides.
+    watch
+        Write the page again whenever the run has something new, until it is done; an open page reads itself again.
     """
-    from flextune.report.page import write_report
-    from flextune.report.study import STUDY, write_study_report
+    from flextune.report.card import write_card
+    from flextune.report.find import find_page, is_several, is_under_way
+    from flextune.report.page import write_figures, write_page
+    from flextune.report.reproduction import Paper
+    from flextune.rundir import RunDirectory
+    from flextune.studies import rows
 
-    if (Path(run) / STUDY).exists():
-        if output is not None:
-            raise UsageError("--output: the page of a study links to its trials, and stays in report/ of the study")
-        out.print(f"Report: {write_study_report(run)}", soft_wrap=True)
+    if not runs:
+        raise UsageError("report needs a folder: a run, a study, a search, or results")
+    papers = {scale: Paper(rows.PAPER, rows.TABLE_3, rows.abouts(scale)) for scale in rows.SCALES}
+    several = len(runs) > 1 or is_several(runs[0])
+    folder = Path(output) if output else Path("runs/report") if several else Path(runs[0]) / "report"
+    if watch and (several or format != "html"):
+        raise UsageError("--watch shows one run, one sweep or one autotune, as a page")
+    if format != "html":
+        paths = write_figures(find_page(runs, papers), folder, format)
+        out.print(f"Figures: {len(paths)} in {folder}", soft_wrap=True)
         return
-    out.print(f"Report: {write_report(run, output)}", soft_wrap=True)
+    path = folder / "index.html"
+    with suppress(FlextuneError) if watch and is_under_way(Path(runs[0])) else nullcontext():
+        write_page(find_page(runs, papers, watched=watch), folder)
+    if not several and output is None and RunDirectory(runs[0]).adapter.exists():
+        write_card(runs[0])  # a report elsewhere leaves the run as it is
+    out.print(f"Report: {path}", soft_wrap=True)
+    while watch and is_under_way(Path(runs[0])):
+        time.sleep(WATCHED)
+        with suppress(FlextuneError):  # a file is just being written, or not there yet: next time
+            write_page(find_page(runs, papers, watched=True), folder)
+    if watch:
+        write_page(find_page(runs, papers), folder)
+        out.print("No process is writing there any more", soft_wrap=True)

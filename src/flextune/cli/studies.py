@@ -36,7 +36,8 @@ def reproduce(
     dry_run
         Only say what the rows will need: parameters, steps, texts, memory, disk.
     """
-    from flextune.report import estimates, reproduction
+    from flextune.report import estimates
+    from flextune.report.reproduction import Paper, summary
     from flextune.studies import rows
     from flextune.studies.reproduce import kept_runs
     from flextune.studies.reproduce import reproduce as run_rows
@@ -54,7 +55,7 @@ def reproduce(
         if not numbers or len(numbers) != len(_listed(seeds)):
             raise UsageError(f"seeds = {seeds!r}: expected whole numbers with commas between them, such as 0,1,2")
         failures = run_rows(scale, chosen, overrides, seeds=numbers, output=output, results=results)
-    out.print(reproduction.summary(kept_runs(results, scale), rows.PAPER, rows.TABLE_3, rows.abouts(scale)))
+    out.print(summary(kept_runs(results, scale), Paper(rows.PAPER, rows.TABLE_3, rows.abouts(scale))))
     if failures:
         raise FlextuneError(f"{len(failures)} rows failed: {'; '.join(failures)}")
 

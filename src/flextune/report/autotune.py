@@ -10,8 +10,7 @@ from rich.text import Text
 from flextune.errors import UsageError
 from flextune.files import read_json
 from flextune.report.comparison import sentence
-from flextune.report.results import percent
-from flextune.report.sweep import shown
+from flextune.report.results import percent, value_of
 
 RECORD = "autotune.json"
 FEW = 6
@@ -29,10 +28,11 @@ def read_autotune(path: str | Path) -> dict[str, Any]:
 
 def summary(found: Mapping[str, Any]) -> Group:
     """The choice, each language, the model as it came, the first settings, and what each setting was worth."""
-    return Group(*map(Text, _sentences(found)))
+    return Group(*map(Text, sentences(found)))
 
 
-def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
+def sentences(found: Mapping[str, Any]) -> Iterator[str]:
+    """The same, line by line."""
     candidates = found["candidates"]
     losing = [candidate for candidate in candidates if candidate["loses"]]
     yield (
@@ -44,7 +44,7 @@ def _sentences(found: Mapping[str, Any]) -> Iterator[str]:
     if chosen is None:
         yield "No setting is left: the model as it came is the best of them"
         return
-    settings = " ".join(f"{key}={shown(value)}" for key, value in chosen["settings"].items())
+    settings = " ".join(f"{key}={value_of(value)}" for key, value in chosen["settings"].items())
     yield f"Chosen: trial {chosen['number']}: {settings}"
     yield (
         f"  all languages: {percent(chosen['value'])}, the model as it came {percent(found['as_it_came'])}: "
@@ -71,11 +71,11 @@ def _worth(key: str, candidates: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     by_value: dict[Any, list[float]] = {}
     for candidate in candidates:
         if key in candidate["settings"]:
-            by_value.setdefault(shown(candidate["settings"][key]), []).append(candidate["value"])
+            by_value.setdefault(value_of(candidate["settings"][key]), []).append(candidate["value"])
     if len(by_value) > FEW:
         numbers = sorted((c["settings"][key], c["value"]) for c in candidates if key in c["settings"])
         half = len(numbers) // 2
         parts = (numbers[:half], numbers[half:])
-        by_value = {f"{shown(p[0][0])} to {shown(p[-1][0])}": [value for _, value in p] for p in parts}
+        by_value = {f"{value_of(p[0][0])} to {value_of(p[-1][0])}": [value for _, value in p] for p in parts}
     for value, found in by_value.items():
         yield f"{value} {percent(sum(found) / len(found))} ({len(found)})"

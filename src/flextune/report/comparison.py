@@ -9,21 +9,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from flextune.report.results import judgement, percent, points
+from flextune.report.results import WORDS, judgement, percent, points
 from flextune.scoring.changes import Change
 
-WORDS = {
-    "passed": "passed",
-    "wrong_answer": "wrong answer",
-    "runtime_error": "error while running",
-    "compile_error": "does not compile",
-    "compile_timeout": "compiler too slow",
-    "timeout": "too slow",
-    "memory_limit": "too much memory",
-    "output_limit": "too much output",
-    "early_exit": "ended before its tests",
-}
-"""Verdicts in words."""
 STYLES = {"-": "red", "+": "green", " ": ""}
 
 

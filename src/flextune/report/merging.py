@@ -6,8 +6,13 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
+
+from flextune.report.page import Table
+from flextune.report.page import Text as Paragraph
+
+COLUMNS = ("max Δ logit", "KL", "flipped", "ΔW kept", "error / ΔW")
 
 
 def summary(check: Mapping[str, Any]) -> Group:
@@ -18,14 +23,21 @@ def summary(check: Mapping[str, Any]) -> Group:
     """
     tables = []
     for reference, rows in groupby(check["rows"], lambda row: row["against"]):
-        table = Table(title=f"against {reference}", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+        table = RichTable(title=f"against {reference}", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
         table.add_column("", no_wrap=True)
-        for column in ("max Δ logit", "KL", "flipped", "ΔW kept", "error / ΔW"):
+        for column in COLUMNS:
             table.add_column(column, justify="right")
         for row in rows:
             table.add_row(row["name"], *_numbers(row))
         tables.append(table)
     return Group(*tables, *map(Text, _sentences(check)))
+
+
+def blocks(check: Mapping[str, Any]) -> Iterator[Paragraph | Table]:
+    """The same, for a page."""
+    for reference, rows in groupby(check["rows"], lambda row: row["against"]):
+        yield Table(f"Merging it, against {reference}", [""], COLUMNS, [[row["name"], *_numbers(row)] for row in rows])
+    yield from map(Paragraph, _sentences(check))
 
 
 def _numbers(row: Mapping[str, Any]) -> Iterator[str]:

@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
-from flextune.report.figures import set_up
+from flextune.files import write_atomic
+from flextune.report.figures import COLOURS, INK, label, line, panels
+from flextune.report.page import Figure, Table
+from flextune.report.page import Text as Paragraph
 from flextune.report.results import percent
 
 Content = dict[str, Any]
 
 PARTS = {"A": "A", "B": "B", "delta": "ΔW"}
 """The parts of an adapter, and what they are called."""
-
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9")
-"""Of adapters (Okabe and Ito 2008); a seventh adapter starts over, dashed."""
 
 ROUNDING = 1e-6
 """A share that differs from chance by less is chance."""
@@ -37,7 +37,7 @@ SHADE = "#8c8c8c"
 
 def summary(content: Content) -> Group:
     """One row for each adapter and A, B, ΔW, then ΔW by type of module; then what chance means, and what is missing."""
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)  # fits 80 columns
+    table = RichTable(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)  # fits 80 columns
     table.add_column("factor", overflow="fold")
     for column in ("norm", "above T", "by chance"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -66,19 +66,36 @@ def judgement(measures: Content) -> str:
     return f"more {'low' if share < chance['low'] else 'high'}-frequency than chance"
 
 
-def draw(content: Content, folder: Path) -> None:
-    """Write the figures, several adapters side by side.
+def blocks(content: Content) -> Iterator[Paragraph | Table | Figure]:
+    """The table, the sentences and the figures, for a page."""
+    rows = []
+    for adapter in content["adapters"]:
+        for part, name in PARTS.items():
+            rows.append([_short(adapter["label"]), name, *_cells(adapter["overall"][part])])
+        for kind, parts in adapter["types"].items():
+            rows.append([_short(adapter["label"]), f"ΔW of {kind}", *_cells(parts["delta"])])
+    yield Table("Where its energy is", ["adapter", "factor"], ["norm", "above T", "by chance", "so it is"], rows)
+    yield from (Paragraph(sentence, soft=True) for sentence in _sentences(content))
+    yield from figures(content)
 
-    `spectrum.svg` has the power per band in A, B and ΔW, relative to white noise; `layers.svg` the share above the
-    threshold per layer; `maps.svg` the power of ΔW per band of outputs and of inputs. Shaded is what permutations do.
-    What has no energy is left out; a figure without content is not written, and one of an earlier call removed.
+
+def figures(content: Content) -> list[Figure]:
+    """The figures that there is content for, several adapters side by side.
+
+    `spectrum` has the power per band in A, B and ΔW, relative to white noise; `layers` the share above the threshold
+    per layer; `maps` the power of ΔW per band of outputs and of inputs. Shaded is what permutations do. What has no
+    energy is left out.
     """
-    set_up()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in (("spectrum", _spectrum), ("layers", _layers), ("maps", _maps)):
-        path = folder / f"{name}.svg"
-        path.unlink(missing_ok=True)
-        figure(content, path)
+    return [figure for figure in (_spectrum(content), _layers(content), _maps(content)) if figure]
+
+
+def draw(content: Content, folder: Path) -> None:
+    """Write the figures as SVG; one without content is not written, and one of an earlier call removed."""
+    drawn = {figure.name: figure.svg for figure in figures(content)}
+    for name in ("spectrum", "layers", "maps"):
+        (folder / f"{name}.svg").unlink(missing_ok=True)
+        if name in drawn:
+            write_atomic(folder / f"{name}.svg", drawn[name])
 
 
 def _cells(measures: Content) -> tuple[str, str, str, str]:
@@ -112,44 +129,61 @@ def _chance(content: Content) -> str:
     return f"the range of {count} random permutation{plural} (chance alone leaves it in {outside} of values)"
 
 
-def _spectrum(content: Content, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
+def _spectrum(content: Content) -> Figure | None:
     middles = (np.arange(content["bands"]) + 0.5) / content["bands"]
-    figure, panels = plt.subplots(1, 3, figsize=_size(content), layout="constrained", sharey=True)
-    drawn = []
-    for axes, (part, name) in zip(panels, PARTS.items(), strict=True):
-        axes.axhline(1, color="#222222", linewidth=0.6)
+    figure, three = panels(1, 3, _height(content), sharey=True)
+    drawn, data = [], []
+    for axes, (part, name) in zip(three, PARTS.items(), strict=True):
+        axes.axhline(1, color=INK, linewidth=0.6)
         for number, adapter in enumerate(content["adapters"]):
             measures = adapter["overall"][part]
             if measures["norm"]:
                 low, high = (_relative(measures["null"]["power"][end], measures["white"]) for end in ("low", "high"))
                 power = _relative(measures["power"], measures["white"])
                 axes.fill_between(middles, low, high, **_shade(content, number))
-                axes.plot(middles, power, **_line(number))
+                axes.plot(middles, power, **line(number))
                 drawn += [low, high, power]
-        axes.axvline(content["threshold"], color="#222222", linewidth=0.8, linestyle=":")
+                data += [
+                    {
+                        "adapter": adapter["label"],
+                        "factor": name,
+                        "frequency": frequency,
+                        "power / white noise": own,
+                        "chance low": least,
+                        "chance high": most,
+                    }
+                    for frequency, own, least, most in zip(middles, power, low, high, strict=True)
+                ]
+        axes.axvline(content["threshold"], color=INK, linewidth=0.8, linestyle=":")
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_title(name, fontsize=10, loc="left")
-    panels[0].set_ylabel("power / that of white noise")
-    panels[1].set_xlabel(f"relative frequency (of ΔW: the higher of its two); dotted: T = {content['threshold']:g}")
+    if not data:
+        return None
+    three[0].set_ylabel("power / that of white noise")
+    three[1].set_xlabel(f"relative frequency (of ΔW: the higher of its two); dotted: T = {content['threshold']:g}")
     values = np.concatenate(drawn) if drawn else np.ones(1)
     values = values[values > 0]
     if values.max() > 8 * values.min():
-        panels[0].set_yscale("log")
-        _plain_ticks(panels[0].yaxis, values.max() / values.min())
+        three[0].set_yscale("log")
+        _plain_ticks(three[0].yaxis, values.max() / values.min())
     else:
-        panels[0].set_ylim(bottom=0)
+        three[0].set_ylim(bottom=0)
     _legend(figure, content)
-    _save(figure, path)
+    return Figure(
+        "spectrum",
+        "Power by frequency",
+        "A line inside its shade is what a random order of the same numbers has: no preference for any frequency.",
+        "Power relative to white noise by relative frequency, in A, B and ΔW, with what permutations do",
+        figure,
+        data,
+    )
 
 
-def _layers(content: Content, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 3, figsize=_size(content), layout="constrained")
-    for axes, (part, name) in zip(panels, PARTS.items(), strict=True):
+def _layers(content: Content) -> Figure | None:
+    figure, three = panels(1, 3, _height(content))
+    data = []
+    for axes, (part, name) in zip(three, PARTS.items(), strict=True):
         for number, adapter in enumerate(content["adapters"]):
             found = [
                 (entry["layer"], 100 * entry[part]["share_above"], entry[part]["null"]["share_above"])
@@ -160,35 +194,43 @@ def _layers(content: Content, path: Path) -> None:
                 layers, shares, chances = zip(*found, strict=True)
                 low, high = ([100 * chance[end] for chance in chances] for end in ("low", "high"))
                 axes.fill_between(layers, low, high, **_shade(content, number))
-                axes.plot(layers, shares, **_line(number), marker="o", markersize=2.5)
+                axes.plot(layers, shares, **line(number), marker="o", markersize=2.5)
+                data += [
+                    {"adapter": adapter["label"], "factor": name, "layer": layer, "% above T": share}
+                    for layer, share in zip(layers, shares, strict=True)
+                ]
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(name, fontsize=10, loc="left")
-    panels[0].set_ylabel(f"power above T = {content['threshold']:g}, in %")
-    panels[1].set_xlabel("layer")
-    if any(axes.lines for axes in panels):
-        _legend(figure, content)
-        _save(figure, path)
-    plt.close(figure)
+    three[0].set_ylabel(f"power above T = {content['threshold']:g}, in %")
+    three[1].set_xlabel("layer")
+    if not data:
+        return None
+    _legend(figure, content)
+    return Figure(
+        "layers",
+        "Energy above the threshold by layer",
+        "Layers whose point is outside the shade have their energy elsewhere than chance would put it.",
+        "The share of energy above the threshold by layer, in A, B and ΔW, with what permutations do",
+        figure,
+        data,
+    )
 
 
-def _maps(content: Content, path: Path) -> None:
-    import matplotlib.pyplot as plt
+def _maps(content: Content) -> Figure | None:
     from matplotlib.colors import LogNorm
 
     adapters = [adapter for adapter in content["adapters"] if adapter["map"]]
     if not adapters:
-        return
+        return None
     maps = [_relative(adapter["map"]["power"], adapter["map"]["white"]) for adapter in adapters]
     values = np.concatenate([values.ravel() for values in maps])
     reach = np.clip(np.exp(np.abs(np.log(values[values > 0])).max()), 1.5, 100)
     columns = min(3, len(adapters))
     rows = math.ceil(len(adapters) / columns)
-    figure, panels = plt.subplots(
-        rows, columns, figsize=(1.3 + 1.9 * columns, 0.4 + 2.0 * rows), layout="constrained", squeeze=False, sharey=True
-    )
-    for axes in panels.flat[len(adapters) :]:
+    figure, each = panels(rows, columns, 0.4 + 2.0 * rows, width=1.3 + 1.9 * columns, sharey=True)
+    for axes in each[len(adapters) :]:
         axes.set_visible(False)
-    for axes, adapter, relative in zip(panels.flat, adapters, maps, strict=False):
+    for axes, adapter, relative in zip(each, adapters, maps, strict=False):
         image = axes.imshow(
             relative.clip(1 / reach, reach),
             norm=LogNorm(1 / reach, reach),
@@ -197,21 +239,33 @@ def _maps(content: Content, path: Path) -> None:
             extent=(0, 1, 0, 1),
         )
         threshold = content["threshold"]
-        axes.plot([threshold, threshold, 0], [0, threshold, threshold], color="#222222", linewidth=0.8, linestyle=":")
+        axes.plot([threshold, threshold, 0], [0, threshold, threshold], color=INK, linewidth=0.8, linestyle=":")
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_title("\n".join(wrap(_plain(adapter["label"]), 24)), fontsize=9, loc="left")
-    panels[-1][0].set_xlabel("frequency along inputs")
-    panels[-1][0].set_ylabel("frequency along outputs")
+    each[(rows - 1) * columns].set_xlabel("frequency along inputs")
+    each[(rows - 1) * columns].set_ylabel("frequency along outputs")
     clipped = bool(values.max() > reach or values.min() < 1 / reach)
-    bar = figure.colorbar(image, ax=panels, extend="both" if clipped else "neither")
+    bar = figure.colorbar(image, ax=each, extend="both" if clipped else "neither")
     bar.set_label("power of ΔW / white noise", fontsize=9)
     if reach < 5:
         bar.set_ticks([1 / reach, 1, reach], labels=[f"{value:.2g}" for value in (1 / reach, 1, reach)])
         bar.ax.minorticks_off()
     else:
         _plain_ticks(bar.ax.yaxis, reach**2)
-    _save(figure, path)
+    data = [
+        {"adapter": adapter["label"], "band of outputs": row, "band of inputs": column, "power / white noise": power}
+        for adapter, relative in zip(adapters, maps, strict=True)
+        for (row, column), power in np.ndenumerate(relative)
+    ]
+    return Figure(
+        "maps",
+        "Power of ΔW along inputs and outputs",
+        "The colour of white noise is the middle of the scale; dotted, what counts as low.",
+        "Maps of the power of ΔW by frequency along inputs and outputs, relative to white noise",
+        figure,
+        data,
+    )
 
 
 def _relative(power: list[Any], white: list[Any]) -> NDArray[np.float64]:
@@ -222,22 +276,14 @@ def _relative(power: list[Any], white: list[Any]) -> NDArray[np.float64]:
     return relative
 
 
-def _line(number: int) -> dict[str, Any]:
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "linestyle": "-" if number < len(COLOURS) else "--",
-        "linewidth": 1.4,
-    }
-
-
 def _shade(content: Content, number: int) -> dict[str, Any]:
     alone = len(content["adapters"]) == 1
     return {"color": SHADE if alone else COLOURS[number % len(COLOURS)], "alpha": 0.35, "linewidth": 0}
 
 
-def _size(content: Content) -> tuple[float, float]:
-    """Width and height in inches of three panels over a legend."""
-    return 7, 2.7 + 0.2 * len(content["adapters"])
+def _height(content: Content) -> float:
+    """In inches, of three panels over a legend."""
+    return 2.7 + 0.2 * len(content["adapters"])
 
 
 def _plain_ticks(axis: Any, ratio: float) -> None:
@@ -255,7 +301,7 @@ def _legend(figure: Any, content: Content) -> None:
 
     handles: list[Any] = [
         Line2D(
-            [], [], **_line(number), label=_plain(adapter["label"]) + (f" ({zero})" if (zero := _zero(adapter)) else "")
+            [], [], **line(number), label=_plain(adapter["label"]) + (f" ({zero})" if (zero := _zero(adapter)) else "")
         )
         for number, adapter in enumerate(content["adapters"])
     ]
@@ -263,22 +309,15 @@ def _legend(figure: Any, content: Content) -> None:
     figure.legend(handles=handles, loc="outside lower left", ncols=1, frameon=False, fontsize=9)
 
 
-def _short(label: str) -> str:
+def _short(text: str) -> str:
     """A label that fits beside others: its start and its end.
 
     >>> _short("runs/a-very-long-name-that-tells-everything/adapter")
     'runs/a-very-long-na…lls-everything/adapter'
     """
-    return label if len(label) <= 42 else f"{label[:19]}…{label[-22:]}"
+    return text if len(text) <= 42 else f"{text[:19]}…{text[-22:]}"
 
 
-def _plain(label: str) -> str:
+def _plain(text: str) -> str:
     """A short label that matplotlib takes as it is."""
-    return _short(label).replace("$", r"\$")
-
-
-def _save(figure: Any, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
-    figure.savefig(path, metadata={"Date": None}, dpi=200)
-    plt.close(figure)
+    return label(_short(text))

@@ -1,6 +1,6 @@
-"""What `study.json` says (`flextune.studies.compare`) as a table in the terminal, figures, and a page.
+"""What `study.json` says (`flextune.studies.compare`) as a table in the terminal and as a page.
 
-write_study_report("runs/optimizers")               # report/index.html and report/figures/validation.svg
+write_study_report("runs/optimizers")               # runs/optimizers/report/index.html
 out.print(summary(read_study("runs/optimizers")))
 """
 
@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from rich.box import SIMPLE_HEAD
 from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from flextune.errors import UsageError
-from flextune.files import Row, read_json, read_jsonl, write_atomic
-from flextune.report.figures import set_up
-from flextune.report.spectra import COLOURS
+from flextune.files import Row, read_json, read_jsonl
+from flextune.report.figures import COLOURS, FAINT, label, panels
+from flextune.report.page import Card, Cards, Code, Figure, Page, Section, Table, Text, link, write_page
+from flextune.report.results import model_name
+from flextune.report.terminal import shown
+from flextune.report.training import curves
 from flextune.rundir import RunDirectory
 
 STUDY = "study.json"
@@ -41,33 +40,163 @@ def read_study(path: str | Path) -> Content:
 
 
 def write_study_report(path: str | Path) -> Path:
-    """Write the page on a study and its figure from `study.json` and the trials' metrics; returns the page's path."""
-    study = read_study(path)
-    report = Path(path) / "report"
-    draw(study, Path(path), report / "figures")
-    environment = Environment(loader=PackageLoader("flextune.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"signed": _signed, "loss": _loss, "settings": _settings}
-    page = environment.get_template("study.html.j2").render(
-        study=study,
-        others=[arm for arm in study["comparison"] if arm["difference"]],
-        rows=table(study),
-        judgement=judgement,
-        at_the_edge=list(at_the_edge(study)),
-        recipe=yaml.safe_dump(study["recipe"], sort_keys=False, allow_unicode=True),
+    """Write the page on a study from `study.json` and the trials' metrics; returns the page's path."""
+    return write_page(study_page(path), Path(path) / "report")
+
+
+def study_page(path: str | Path) -> Page:
+    """The page of a study: its arms, how they trained, and every trial."""
+    study, folder = read_study(path), Path(path)
+    arms, training = study["comparison"], study["recipe"]["training"]
+    seeds = len(arms[0]["seeds"])
+    held_out = training["validation"]
+    if not isinstance(held_out, str):
+        held_out = f"{held_out} examples held out of it"
+    return Page(
+        f"{', '.join(arm['arm'] for arm in arms)}, compared over {seeds} seed{'s' * (seeds > 1)}",
+        f"{model_name(study['recipe'])}, tuned on {training['dataset']}; losses are those on {held_out}.",
+        [
+            Section("Results", list(_results(study))),
+            Section("Training", [*draw(study, folder), *_ratios(study), *curves(_trainings(study, folder))]),
+            Section("Trials", list(_trials(study, folder))),
+            Section(
+                "How this was made",
+                [
+                    Text(
+                        f"flextune {study['flextune']}; each trial's page says on which machine and with which "
+                        "versions it ran."
+                    ),
+                    Code("Recipe", yaml.safe_dump(study["recipe"], sort_keys=False, allow_unicode=True)),
+                ],
+            ),
+        ],
     )
-    write_atomic(report / "index.html", page)
-    return report / "index.html"
+
+
+def _results(study: Content) -> Iterator[Any]:
+    yield Cards([_card(study, arm) for arm in study["comparison"] if arm["difference"]])
+    yield Table(
+        "The arms",
+        ["mean over seeds, 95 % interval"],
+        [arm["arm"] for arm in study["comparison"]],
+        [[name, *("\n".join(cell) for cell in cells)] for name, cells in table(study)],
+    )
+    reference = study["reference"]
+    yield Text(
+        "Intervals are Student's t over seeds: they say how far a mean over more seeds may be from this one, on the "
+        "same validation examples. Differences are taken seed by seed. "
+        f"“To {reference}'s final loss”: until the loss was first no higher than what {reference} with the same seed "
+        "ended with, seen at validated steps only; means are over the seeds that got there. Seconds are of training, "
+        "without validation.",
+        soft=True,
+    )
+
+
+def _card(study: Content, arm: Mapping[str, Any]) -> Card:
+    difference, found = arm["difference"], judgement(arm["difference"])
+    between = ""
+    if difference["low"] is not None:
+        between = f"95 % interval {_interval(difference, _signed)}, n = {difference['n']} seeds: "
+    side = {"lower": "more", "higher": "fewer"}.get(found.split()[0], "")
+    return Card(
+        f"{arm['arm']} against {study['reference']}, validation loss",
+        _signed(difference["value"]),
+        f"{between}{found}.",
+        side,
+    )
+
+
+def _trials(study: Content, path: Path) -> Iterator[Any]:
+    rows = []
+    for trial in study["trials"]:
+        if trial["validation_loss"] is None:
+            numbers = ["the loss stopped being a number", *[""] * 5]
+        else:
+            numbers = [
+                _loss(trial["validation_loss"]),
+                _loss(trial["best_validation_loss"]),
+                f"{trial['perplexity']:.3f}",
+                str(trial["steps"]),
+                f"{trial['seconds']:.1f}",
+                str(trial["peak_memory_mb"]),
+            ]
+        page = link("page", path / trial["run"] / "report" / "index.html")
+        purpose = "choosing" if trial["role"] == "tune" else "the result"
+        settings = ", ".join(setting_names(trial["settings"]))
+        rows.append([trial["arm"], purpose, settings, str(trial["seed"]), *numbers, page])
+    yield Table(
+        "",
+        ["arm", "for", "settings"],
+        ["seed", "validation loss", "lowest", "perplexity", "steps", "seconds", "MB", "run"],
+        rows,
+    )
+    edges = "".join(f" {sentence}." for sentence in at_the_edge(study))
+    yield Text(
+        "Trials for choosing have a seed that is not among those of the result; what had the lowest loss after the "
+        f"last step was chosen.{edges}",
+        soft=True,
+    )
+
+
+def _trainings(study: Content, path: Path) -> dict[str, dict[int, list[Row]]]:
+    """The metrics of the reported trainings that are there, by arm and seed."""
+    found: dict[str, dict[int, list[Row]]] = {arm["arm"]: {} for arm in study["comparison"]}
+    for trial in study["trials"]:
+        metrics = RunDirectory(path / trial["run"]).metrics
+        if trial["role"] == "seed" and metrics.exists():
+            found[trial["arm"]][trial["seed"]] = list(read_jsonl(metrics))
+    return {arm: runs for arm, runs in found.items() if runs}
+
+
+def _ratios(study: Content) -> list[Figure]:
+    """The paper's Figure 15: what each arm takes, as a share of what the reference takes."""
+    measures = {
+        "validation loss": "validation_loss",
+        f"steps to {study['reference']}'s final loss": "steps_to_reference",
+        f"seconds to {study['reference']}'s final loss": "seconds_to_reference",
+        "seconds of training": "seconds",
+        "peak memory": "peak_memory_mb",
+    }
+    reference = next(arm for arm in study["comparison"] if arm["arm"] == study["reference"])
+    others = [arm for arm in study["comparison"] if arm is not reference]
+    figure, (axes,) = panels(1, 1, 0.9 + 0.34 * len(measures) + 0.15 * len(others))
+    axes.axvline(1, color=FAINT, linewidth=1)
+    data = []
+    for number, arm in enumerate(others):
+        for place, (name, key) in enumerate(measures.items()):
+            own, its = arm[key]["value"], reference[key]["value"]
+            if own and its and arm[key]["n"] == reference[key]["n"]:  # means over the same seeds
+                at = place + 0.16 * (number - (len(others) - 1) / 2)
+                axes.plot([own / its], [at], "o", color=COLOURS[(number + 1) % len(COLOURS)], markersize=6)
+                data.append({"arm": arm["arm"], "measure": name, f"/ {study['reference']}": own / its})
+    if not data:
+        return []
+    axes.set_yticks(range(len(measures)), [label(name) for name in measures], fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"as a multiple of {label(study['reference'])}; left of 1 is less")
+    handles = [
+        axes.plot([], [], "o", color=COLOURS[(number + 1) % len(COLOURS)], label=label(arm["arm"]))[0]
+        for number, arm in enumerate(others)
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=9)
+    return [
+        Figure(
+            "ratios",
+            f"What each takes, beside {study['reference']}",
+            "Means over seeds, without their noise: whether the losses differ by more than that, the table says.",
+            "; ".join(f"{row['arm']}, {row['measure']}: {list(row.values())[2]:.3g}" for row in data),
+            figure,
+            data,
+            "Figure 15",
+        )
+    ]
 
 
 def summary(study: Content) -> Group:
     """The table of the page, a column for each arm, and a sentence for each arm but the reference."""
-    shown = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    shown.add_column("", no_wrap=True)
-    for arm in study["comparison"]:
-        shown.add_column(Text(arm["arm"]), justify="right")
-    for name, cells in table(study):
-        shown.add_row(Text(name), *(Text("\n".join(cell)) for cell in cells))
-    return Group(shown, *(Text(sentence) for sentence in _sentences(study)))
+    arms = [arm["arm"] for arm in study["comparison"]]
+    rows = [[name, *("\n".join(cell) for cell in cells)] for name, cells in table(study)]
+    return shown([Table("", [""], arms, rows), *map(Text, _sentences(study))])
 
 
 def table(study: Content) -> list[tuple[str, list[Cell]]]:
@@ -125,39 +254,49 @@ def setting_names(settings: Mapping[str, Any], between: str = " = ") -> list[str
     return [f"{name}{between}{text}" for name, text in zip(names, texts, strict=True)]
 
 
-def draw(study: Content, path: Path, folder: Path) -> None:
-    """Write `validation.svg`: validation loss by step and by second, a line for each reported training."""
-    set_up()
-    import matplotlib.pyplot as plt
+def draw(study: Content, path: Path) -> list[Figure]:
+    """Validation loss by step and by second, a line for each reported training."""
     from matplotlib.lines import Line2D
 
-    folder.mkdir(parents=True, exist_ok=True)
+    drawn = _trainings(study, path)
     colours = {arm["arm"]: COLOURS[number % len(COLOURS)] for number, arm in enumerate(study["comparison"])}
-    figure, panels = plt.subplots(1, 2, figsize=(7, 3.1), layout="constrained", sharey=True)
-    for trial in study["trials"]:
-        if trial["role"] == "seed":
-            rows = _validated(path / trial["run"])
-            for axes, by in zip(panels, ("step", "seconds"), strict=True):
+    figure, two = panels(1, 2, 3.1, sharey=True)
+    data = []
+    for arm, runs in drawn.items():
+        for seed, rows in runs.items():
+            validated = [row for row in rows if "validation_loss" in row]
+            data += [
+                {"arm": arm, "seed": seed, **{k: row[k] for k in ("step", "seconds", "validation_loss")}}
+                for row in validated
+            ]
+            for axes, by in zip(two, ("step", "seconds"), strict=True):
                 axes.plot(
-                    [row[by] for row in rows],
-                    [row["validation_loss"] for row in rows],
-                    color=colours[trial["arm"]],
+                    [row[by] for row in validated],
+                    [row["validation_loss"] for row in validated],
+                    color=colours[arm],
                     linewidth=1.1,
                     alpha=0.8,
                     marker="o",
                     markersize=2,
                 )
-    panels[0].set_ylabel("validation loss per token")
-    panels[0].set_xlabel("optimizer step")
-    panels[1].set_xlabel("seconds of training")
-    handles = [Line2D([], [], color=colour, label=arm.replace("$", r"\$")) for arm, colour in colours.items()]
+    if not data:
+        return []
+    two[0].set_ylabel("validation loss per token")
+    two[0].set_xlabel("optimizer step")
+    two[1].set_xlabel("seconds of training")
+    handles = [Line2D([], [], color=colour, label=label(arm)) for arm, colour in colours.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False)
-    figure.savefig(folder / "validation.svg", metadata={"Date": None})
-    plt.close(figure)
-
-
-def _validated(run: Path) -> list[Row]:
-    return [row for row in read_jsonl(RunDirectory(run).metrics) if "validation_loss" in row]
+    return [
+        Figure(
+            "validation",
+            "Validation loss while training",
+            "A line for each seed, a colour for each arm: arms whose lines lie among each other do not differ.",
+            "Validation loss by optimizer step and by second, a line for each seed of each arm",
+            figure,
+            data,
+            "Figure 12",
+        )
+    ]
 
 
 def _sentences(study: Content) -> Iterator[str]:
@@ -198,10 +337,6 @@ def _of_the_arm(study: Content, arm: str) -> Cell:
     return tuple(setting_names(study["recipe"]["study"]["compare"][arm] | study["chosen"][arm])) or (
         "as in the recipe",
     )
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    return ", ".join(setting_names(settings))
 
 
 def _loss(value: float) -> str:

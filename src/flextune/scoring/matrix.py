@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flextune.errors import FlextuneError
 from flextune.files import read_json, read_jsonl
 from flextune.rundir import Measurement, RunDirectory
 from flextune.scoring.compare import adjusted, compare, compare_together
@@ -31,17 +32,13 @@ def matrix(arms: Arms) -> list[dict[str, Any]]:
         (with its interval), and `against_base`, a comparison corrected for the benchmarks of the arm (None for the base
         itself, or where there is none).
     """
-    base: dict[tuple[str, str, str], Path] = {}
-    for runs in arms.values():
-        for place, folders in _places(runs).items():
-            if place.variant == "base":
-                base.setdefault((_model(runs), place.benchmark, place.decoding), next(iter(folders.values())))
+    base = bases(arms)
     rows = []
     for name, runs in arms.items():
         found = []
         for place, folders in _places(runs).items():
             measured = list(folders.values())
-            reference = base.get((_model(runs), place.benchmark, place.decoding)) if place.variant != "base" else None
+            reference = base.get((name, place.benchmark, place.decoding)) if place.variant != "base" else None
             found.append(
                 {
                     "arm": name,
@@ -49,13 +46,63 @@ def matrix(arms: Arms) -> list[dict[str, Any]]:
                     "language": language(measured[0]),
                     "seeds": sorted(folders),
                     **_value(measured),
-                    "against_base": reference and compare(reference, measured, anyway=True),
+                    **_against(reference, measured),
                 }
             )
         compared = [row for row in found if row["against_base"]]
         for row, comparison in zip(compared, adjusted([row["against_base"] for row in compared]), strict=True):
             row["against_base"] = comparison
         rows += found
+    return rows
+
+
+def _against(reference: Path | None, measured: list[Path]) -> dict[str, Any]:
+    """The comparison with the base, or why there is none."""
+    try:
+        return {"against_base": reference and compare(reference, measured, anyway=True), "not_compared": ""}
+    except FlextuneError as error:
+        return {"against_base": None, "not_compared": str(error)}
+
+
+def bases(arms: Arms) -> dict[tuple[str, str, str], Path]:
+    """The measurement of the model as it came that each arm is compared with, by arm, benchmark and decoding.
+
+    It is the variant `base` of any arm of the same model.
+    """
+    found: dict[tuple[str, str, str], Path] = {}
+    for runs in arms.values():
+        for place, folders in _places(runs).items():
+            if place.variant == "base":
+                found.setdefault((model_of(runs), place.benchmark, place.decoding), next(iter(folders.values())))
+    return {
+        (name, benchmark, decoding): folder
+        for name, runs in arms.items()
+        for (model, benchmark, decoding), folder in found.items()
+        if model == model_of(runs)
+    }
+
+
+def learned_and_kept(arms: Arms, language_learned: str, decoding: str = "greedy") -> list[dict[str, Any]]:
+    """What each arm learned against what it kept, both against the model as it came.
+
+    Returns:
+        For each tuned variant of each arm that was measured in the learned language and in others, a row with `arm`,
+        `variant`, `seeds`, and the comparisons `learned` and `kept` (`compare_together`: each benchmark counts once).
+    """
+    base, rows = bases(arms), []
+    for name, runs in arms.items():
+        places = _places(runs)
+        for variant in dict.fromkeys(place.variant for place in places if place.variant != "base"):
+            sides: dict[bool, dict[str, tuple[Path, list[Path]]]] = {True: {}, False: {}}
+            for place, folders in places.items():
+                reference = base.get((name, place.benchmark, place.decoding))
+                if reference and (place.variant, place.decoding) == (variant, decoding) and len(folders) == len(runs):
+                    side = sides[language(reference) == language_learned]
+                    side[place.benchmark] = (reference, list(folders.values()))
+            if all(sides.values()):
+                learned, kept = (compare_together(sides[side], anyway=True) for side in (True, False))
+                row = {"arm": name, "variant": variant, "decoding": decoding, "seeds": sorted(runs)}
+                rows.append({**row, "learned": learned, "kept": kept})
     return rows
 
 
@@ -81,7 +128,7 @@ def transfer(
     rows = []
     for name, runs in arms.items():
         seeds = [seed for seed in arms[of] if seed in runs]
-        if name == of or not seeds or _model(runs) != _model(arms[of]):
+        if name == of or not seeds or model_of(runs) != model_of(arms[of]):
             continue
         ours, theirs = (_places({seed: side[seed] for seed in seeds}) for side in (arms[of], runs))
         asked = {
@@ -97,8 +144,8 @@ def transfer(
     return rows
 
 
-def _model(runs: Mapping[int, str | Path]) -> str:
-    """What `run.json` says of the model of an arm, but for where it lay."""
+def model_of(runs: Mapping[int, str | Path]) -> str:
+    """The model of an arm by what `run.json` says of it, but for where it lay."""
     for run in runs.values():
         provenance = RunDirectory(run).provenance
         if provenance.exists():

@@ -30,7 +30,7 @@ def normal_form(language: str, source: str) -> str:
     """
     tree = parse(source) if language == "python" else None
     if tree is not None:
-        with contextlib.suppress(RecursionError):  # nested too deeply to be written out again
+        with contextlib.suppress(RecursionError, ValueError):  # too deeply nested, or too long a number, to be written
             return _of_tree(tree)
     return " ".join(_tokens(language, source))
 

@@ -16,7 +16,7 @@ import yaml
 
 from flextune import pipeline
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import differences, read_json
+from flextune.files import differences, read_json, write_numbers
 from flextune.models import find_model
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, load_recipe
@@ -81,8 +81,21 @@ def reproduce(
             failures.append(f"{name}: {cause}")
             say(f"{failures[-1]} (going on with the other rows)")
             continue
+        try:
+            alone(measure_spectrum, _folder(runs, row, seed))
+        except Exception as error:
+            say(f"{name}: kept without its spectrum: {type(error).__name__}: {error}")
         RunDirectory(_folder(runs, row, seed)).keep(_folder(kept, row, seed))
     return failures
+
+
+def measure_spectrum(path: Path) -> None:
+    """Measure where the adapter of a run has its energy, if it trained one: what is kept has no weights."""
+    run = RunDirectory(path)
+    if run.adapter.exists() and not run.spectrum.exists():
+        from flextune.tuning.spectrum import spectrum  # imports torch
+
+        write_numbers(run.spectrum, spectrum([run.adapter]))
 
 
 def kept_runs(results: str | Path, scale: str) -> Arms:

@@ -164,6 +164,7 @@ class _Search:
         """Take trials until none, or no time, is left."""
         while taken := self.take():
             trial, lock = taken
+            self.record()  # that it is under way
             try:
                 self.do(trial)
             finally:
