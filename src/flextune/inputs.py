@@ -8,8 +8,8 @@ from flextune.generation.settings import Generation
 from flextune.models import ModelSource, find_adapter, find_model, merged_below
 from flextune.recipe import Recipe
 from flextune.reranking import ask_for_tests
-from flextune.tasks import Benchmark, TrainingSet, load_benchmark, load_training_set
-from flextune.tasks.split import hold_out, without_overlaps
+from flextune.tasks import Benchmark, TrainingSet, first, load_benchmark, load_training_set
+from flextune.tasks.split import ask, hold_out, without_overlaps
 
 
 def model_source(name: str, generation: Generation, revision: str | None = None) -> ModelSource:
@@ -30,7 +30,9 @@ class Data:
 
 def load_data(recipe: Recipe) -> Data:
     """The problems to measure, the examples to learn from, and those to measure the loss on; overlaps are refused."""
-    benchmarks = [load_benchmark(name, recipe.data, recipe.evaluation.limit) for name in recipe.evaluation.benchmarks]
+    asked = recipe.evaluation
+    benchmarks = ask([load_benchmark(name, recipe.data) for name in asked.benchmarks], asked.only, asked.without)
+    benchmarks = [first(benchmark, asked.limit) for benchmark in benchmarks]
     training = recipe.training
     if training is None:
         return Data(benchmarks, None, None)

@@ -38,6 +38,11 @@ class Evaluation:
 
     benchmarks: list[str] = Field(default_factory=lambda: ["basics-python", "basics-java"])
     """Benchmarks by name (`flextune data list`), or .jsonl files of problems; none: nothing is measured."""
+    only: list[str] | None = None
+    """Ask only these problems, by name; `HumanEval/0` is also the name of its translations. A search may choose by them
+    where `without` leaves them out of what is reported."""
+    without: list[str] = Field(default_factory=list)
+    """Do not ask these problems, by name."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Ask only the first problems of each benchmark."""
     variants: list[Variant] | None = None
@@ -214,7 +219,12 @@ def _check_study(recipe: Recipe, study: Study) -> None:
                 raise UsageError(f"study.tune.{arm}: {values} would be tried twice; leave out one")
 
 
-WHAT_IS_MEASURED = ("model", "revision", "data", "evaluation.benchmarks", "evaluation.limit", "evaluation.variants")
+WHAT_IS_MEASURED = (
+    "model",
+    "revision",
+    "data",
+    *(f"evaluation.{key}" for key in ("benchmarks", "only", "without", "limit", "variants")),
+)
 """Keys that values of a sweep would not compare beyond."""
 TRIED_OUT = 200
 """How many combinations of a sweep are tried out when the recipe is read."""
@@ -229,11 +239,12 @@ def _check_sweep(recipe: Recipe, sweep: Sweep) -> None:
         raise UsageError("sweep.objective = validation_loss: needs training.validation, or set objective: pass@1")
     if sweep.objective == "pass@1" and not recipe.evaluation.benchmarks:
         raise UsageError("sweep.objective = pass@1: needs evaluation.benchmarks, such as mbpp-validation")
-    if reported := [name for name in recipe.evaluation.benchmarks if not chooses(name)]:
+    reported = [name for name in recipe.evaluation.benchmarks if not chooses(name)]
+    if reported and recipe.evaluation.only is None:
         raise UsageError(
             f"sweep: evaluation.benchmarks has {', '.join(reported)}: what is reported must not choose. Measure "
             "mbpp-validation, mbpp-java-validation, basics-… or a file of your own, and the best recipe on the others "
-            "afterwards"
+            "afterwards; or name problems to choose by as evaluation.only, and report with them as evaluation.without"
         )
     sections = [key for key, kind, *_ in describe_keys() if kind == "section"]
     if training and sweep.objective == "validation_loss":

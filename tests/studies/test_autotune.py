@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flextune import pipeline
 from flextune.errors import FlextuneError, UsageError
-from flextune.recipe import load_recipe, overridden
+from flextune.recipe import change, load_recipe, overridden
 from flextune.report.autotune import read_autotune, summary
 from flextune.report.sweep import read_sweep
 from flextune.studies import autotune as module
@@ -139,6 +139,22 @@ def test_the_first_trial_has_the_settings_of_the_paper():
         "training.learning_rate": 2e-4,
     }
     assert not recipe.sweep.prune
+
+
+def test_problems_that_chose_are_left_out_of_what_is_reported(tmp_path, toy):
+    toy(peaked)
+    given = made(trials=2)
+    names = ["basics/beetle_legs", "basics/eggs_in_boxes"]
+    autotune(
+        change(given, {"evaluation.only": names, "evaluation.without": ["basics/x"]}, "test"), tmp_path, minutes=10
+    )
+    written = load_recipe(tmp_path / "recipe.yaml").evaluation
+    assert (written.only, written.without) == (None, ["basics/x", *names])
+
+
+def test_the_strength_goes_with_the_rank():
+    tried = change(recipe_for("m"), {"adapter.rank": 32, "sweep": None}, "test")
+    assert tried.adapter.lora_alpha / tried.adapter.rank == 2
 
 
 def test_what_cannot_be_tuned():

@@ -1,19 +1,21 @@
 """A search that is killed goes on, that is shared repeats nothing, and that fails says why."""
 
 import datetime
+import signal
 import sys
+import time
 from pathlib import Path
 
 import optuna
 import pytest
 from made_rows import solve
-from made_search import SWEEP, recipe, settings
+from made_search import SWEEP, recipe, settings, start
 from rich.console import Console
 
 from flextune import pipeline
 from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
-from flextune.files import write_jsonl
-from flextune.recipe import parse_recipe
+from flextune.files import read_json, write_jsonl
+from flextune.recipe import change, parse_recipe
 from flextune.report.sweep import read_sweep, summary
 from flextune.rundir import RunDirectory
 from flextune.studies import sweep as module
@@ -268,6 +270,11 @@ def test_problems_solved_less_often_end_a_trial(tmp_path, made_up, monkeypatch):
             "humaneval-java: what is reported must not choose. Measure mbpp-validation",
         ),
         (
+            {"space": {"evaluation.without": [[], ["HumanEval/0"]]}, "objective": "pass@1"},
+            {"evaluation": {"benchmarks": ["humaneval"], "only": ["HumanEval/0", "HumanEval/1"]}},
+            "evaluation.without would change what is measured",
+        ),
+        (
             {"space": {"evaluation.benchmarks": [["humaneval"]]}, "objective": "pass@1"},
             {"evaluation": {"benchmarks": ["basics-python"]}},
             "evaluation.benchmarks would change what is measured",
@@ -305,6 +312,43 @@ def test_decodings_that_go_with_some_values_only():
     assert len(sweep.grid()) == 5
     content = {"adapter": "a", "benchmarks": ["basics-python"], "decodings": {"d": {}}}
     parse_recipe({"model": "m", "evaluation": content, "sweep": vars(sweep)}, "recipe")  # each makes a recipe
+
+
+@pytest.mark.slow
+def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(tiny_model, tmp_path):
+    made, output = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4, 5]}}), tmp_path / "sweep"
+    process = start(tmp_path, made, output, 2)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:  # until one trial is recorded and another is learning
+        record = read_json(output / "sweep.json")["trials"] if (output / "sweep.json").exists() else []
+        whole = [output / trial["run"] for trial in record if trial["state"] == "complete"]
+        if whole and any(output.glob("trials/0*/checkpoints/*")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    time.sleep(1)
+    before = {path: read_json(RunDirectory(path).provenance)["starts"] for path in whole}
+    assert before
+    code = start(tmp_path, made, output, 2)
+    _, err = code.communicate(timeout=300)
+    assert code.returncode == 0, err
+    trials = read_sweep(output)["trials"]
+    assert settings(trials) == settings([{"settings": chosen} for chosen in made.sweep.grid()])
+    assert {trial["state"] for trial in trials} == {"complete"}
+    assert len(list(output.glob("trials/0*"))) == 4
+    for path, starts in before.items():  # what was recorded was not done again
+        assert read_json(RunDirectory(path).provenance)["starts"] == starts
+    losses = {trial["number"]: trial["value"] for trial in trials}
+    # those that were going on ended as undisturbed ones do
+    left = [n for n in losses if len(read_json(RunDirectory(output / f"trials/{n:04d}").provenance)["starts"]) > 1]
+    assert left
+    for number in left:
+        again = tmp_path / f"again-{number}"
+        chosen = next(trial["settings"] for trial in trials if trial["number"] == number)
+        whole = change(made, {**chosen, "sweep": None}, "again")
+        pipeline.run(whole, again)
+        assert module.objective(again, whole, made.sweep) == pytest.approx(losses[number], rel=1e-6)
 
 
 def test_no_cluster_at_the_address(tmp_path, made_up):

@@ -30,3 +30,33 @@ def test_a_problem_of_a_benchmark_goes_with_all_its_solutions(data):
     kept = split.without_overlaps(TrainingSet("mine", solutions, {}), [benchmark], "drop")
     assert [example.id for example in kept.examples] == ["other/0", "other/1"]
     assert kept.provenance == {"dropped": 2}
+
+
+def test_a_name_is_that_of_a_problem_or_of_the_one_it_was_translated_from(data):
+    python, java = (load_benchmark(name, data) for name in ("humaneval", "humaneval-java"))
+
+    def asked(*benchmarks, **names):
+        return [[problem.task_id for problem in found.problems] for found in split.ask(benchmarks, **names)]
+
+    upstream = [p.upstream for p in python.problems if p.upstream in {q.upstream for q in java.problems}][:2]
+    names = [p.task_id for p in python.problems if p.upstream in upstream]  # such as HumanEval/0
+    same = [p.task_id for p in java.problems if p.upstream in upstream]
+    assert len(names) == len(same) == 2
+    assert asked(python, java, only=names) == [names, same]
+    rest = asked(python, java, without=names)
+    assert [len(found) for found in rest] == [len(python.problems) - 2, len(java.problems) - len(same)]
+    assert not {*rest[0], *rest[1]} & {*names, *same}
+    assert asked(java, only=same[:1]) == [same[:1]]
+    assert asked(python, only=names, without=names[:1]) == [names[1:]]
+    assert split.ask([python, java]) == [python, java]
+    assert split.ask([python], only=names)[0].provenance == {**python.provenance, "asked": 2}
+
+
+def test_names_that_no_problem_has(data):
+    java = load_benchmark("humaneval-java", data)
+    with pytest.raises(UsageError, match=r"evaluation.only: no problem of humaneval-java is called 'HumanEval/zero'"):
+        split.ask([java], only=["HumanEval/zero"])
+    with pytest.raises(UsageError, match=r"evaluation.without: .* did you mean humaneval_"):
+        split.ask([java], without=[java.problems[0].task_id[:-1]])
+    with pytest.raises(UsageError, match=r"leave no problem of basics-python: leave it out of evaluation\.benchmarks"):
+        split.ask([java, load_benchmark("basics-python")], only=[java.problems[0].task_id])

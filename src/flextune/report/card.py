@@ -155,7 +155,7 @@ def _eval_results(results: Results) -> "Iterator[EvalResult]":
             # several benchmarks of one repository are told apart by this
             dataset_config=result.benchmark if "hub" in source else None,
             dataset_revision=source.get("revision"),
-            dataset_args={"limit": source["limit"]} if "limit" in source else None,
+            dataset_args={key: source[key] for key in ("asked", "limit") if key in source} or None,
             metric_type="pass@1",
             metric_value=score["value"],
             metric_name=(

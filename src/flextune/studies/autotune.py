@@ -63,6 +63,7 @@ def recipe_for(model: str, dataset: str = "mbpp", languages: Sequence[str] = ("j
     content = {
         "model": model,
         "training": {"dataset": dataset, "overlap": "drop"},
+        "adapter": {"alpha": "2r"},  # the strength of ΔW stays where the rank changes
         "evaluation": {"benchmarks": benchmarks, "variants": ["unmerged"]},
         "generation": {"max_new_tokens": 256},
         "sweep": {
@@ -140,6 +141,8 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
             "sweep": None,
             "seed": recipe.seed + 1,
             "evaluation.benchmarks": [_reported(name) for name in recipe.evaluation.benchmarks],
+            "evaluation.only": None,
+            "evaluation.without": [*recipe.evaluation.without, *(recipe.evaluation.only or ())],
             "evaluation.variants": ["base", "unmerged"],
         }
         write_atomic(output / "recipe.yaml", dump_recipe(change(recipe, keys, "autotune")))

@@ -9,7 +9,7 @@ Lines file. Rows come from the folder `data` where it has the file, from the Hub
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,14 @@ def load_benchmark(name: str, data: str | Path | None = None, limit: int | None 
         if problem.task_id in seen:
             raise UsageError(f"{name}: the task_id {problem.task_id!r} stands there twice")
         seen.add(problem.task_id)
-    if limit is not None and limit < len(problems):
-        problems, provenance = problems[:limit], {**provenance, "limit": limit}
-    return Benchmark(name, problems, provenance)
+    return first(Benchmark(name, problems, provenance), limit)
+
+
+def first(benchmark: Benchmark, limit: int | None) -> Benchmark:
+    """A benchmark with its first problems only, if there is a limit."""
+    if limit is None or limit >= len(benchmark.problems):
+        return benchmark
+    return replace(benchmark, problems=benchmark.problems[:limit], provenance={**benchmark.provenance, "limit": limit})
 
 
 def _benchmark_loader(name: str, data: Path | None) -> Callable[[], tuple[list[Problem], dict[str, object]]]:

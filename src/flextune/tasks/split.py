@@ -1,5 +1,6 @@
-"""What of a training set is learned, what its loss is measured on, and what neither may see."""
+"""What of a benchmark is asked, what of a training set is learned, and what its loss is measured on."""
 
+import difflib
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -7,8 +8,55 @@ from dataclasses import replace
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.progress import say
-from flextune.tasks import Benchmark, Example, TrainingSet
+from flextune.tasks import Benchmark, Example, Problem, TrainingSet
 from flextune.tasks.overlap import find_overlaps
+
+
+def ask(
+    benchmarks: Sequence[Benchmark], only: Sequence[str] | None = None, without: Sequence[str] = ()
+) -> list[Benchmark]:
+    """Benchmarks with some of their problems only, and without others.
+
+    A name is that of a problem, or of the one that it was translated from: `HumanEval/0` is asked, or left out, in
+    every language.
+
+    Raises:
+        UsageError: No problem has one of the names, or a benchmark would have none left.
+
+    >>> from flextune.tasks import load_benchmark
+    >>> both = [load_benchmark("basics-python"), load_benchmark("basics-java")]
+    >>> [[problem.task_id for problem in found.problems] for found in ask(both, only=["basics/beetle_legs"])]
+    [['basics/beetle_legs'], ['basics/beetle_legs']]
+    """
+    known = {name for benchmark in benchmarks for problem in benchmark.problems for name in _names(problem)}
+    for key, names in (("only", only or ()), ("without", without)):
+        if unknown := [name for name in names if name.lower() not in known]:
+            close = difflib.get_close_matches(unknown[0].lower(), known, n=1)
+            raise UsageError(
+                f"evaluation.{key}: no problem of {', '.join(benchmark.name for benchmark in benchmarks)} is called "
+                f"{unknown[0]!r}, nor was translated from it{f'; did you mean {close[0]}?' if close else ''}"
+            )
+    found = []
+    for benchmark in benchmarks:
+        wanted, unwanted = ({name.lower() for name in names} for names in (only or (), without))
+        kept = [
+            problem
+            for problem in benchmark.problems
+            if (only is None or wanted & _names(problem)) and not unwanted & _names(problem)
+        ]
+        if not kept:
+            raise UsageError(
+                f"evaluation.only and evaluation.without leave no problem of {benchmark.name}: leave it out of "
+                "evaluation.benchmarks, or name other problems"
+            )
+        about = {} if len(kept) == len(benchmark.problems) else {"asked": len(kept)}
+        found.append(replace(benchmark, problems=kept, provenance=benchmark.provenance | about))
+    return found
+
+
+def _names(problem: Problem) -> set[str]:
+    """What a problem may be called, in lower case."""
+    return {problem.task_id.lower(), problem.upstream.lower()} - {""}
 
 
 def hold_out(learn: TrainingSet, fixed: TrainingSet, count: int) -> tuple[TrainingSet, TrainingSet]:

@@ -50,7 +50,7 @@ def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=adapter.rank,
-            lora_alpha=adapter.alpha,
+            lora_alpha=adapter.lora_alpha,
             lora_dropout=adapter.dropout,
             target_modules=targets,
             **further,

@@ -1,5 +1,6 @@
 """What a recipe says about fine-tuning: `training`, `adapter` and `penalty`."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -28,8 +29,8 @@ class Adapter:
     """A preset (attention: q, v; comprehensive: q, v, up, down; mlp: gate, up, down; all-linear), or module names."""
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank r of the factors A (r × d_in) and B (d_out × r)."""
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    """Scale: ΔW is multiplied by alpha / rank."""
+    alpha: float | str = 16.0
+    """Scale: ΔW is multiplied by alpha / rank. A number, or a multiple of the rank: `2r`."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the input of A while training."""
     start: str | None = None
@@ -37,8 +38,22 @@ class Adapter:
     peft: dict[str, Any] = Field(default_factory=dict)
     """Any other field of `peft.LoraConfig`: `use_dora: true`, `use_rslora: true`, `init_lora_weights: pissa`, …"""
 
+    @property
+    def lora_alpha(self) -> float:
+        """Alpha as a number.
+
+        >>> Adapter(rank=4, alpha="2r").lora_alpha
+        8.0
+        """
+        return float(self.alpha[:-1]) * self.rank if isinstance(self.alpha, str) else self.alpha
+
     @model_validator(mode="after")
     def _possible(self) -> "Adapter":
+        multiple = isinstance(self.alpha, str) and re.fullmatch(r"\d*\.?\d+r", self.alpha)
+        if (isinstance(self.alpha, str) and not multiple) or self.lora_alpha <= 0:
+            raise ValueError(
+                f"alpha = {self.alpha!r}: expected a number above 0, or a multiple of the rank, such as 2r"
+            )
         if self.start is not None:
             for name in ("targets", "rank", "alpha", "dropout", "peft"):
                 if getattr(self, name) != getattr(type(self)(), name):
