@@ -33,23 +33,18 @@ def test_a_problem_of_a_benchmark_goes_with_all_its_solutions(data):
 
 
 def test_a_name_is_that_of_a_problem_or_of_the_one_it_was_translated_from(data):
-    python, java = (load_benchmark(name, data) for name in ("humaneval", "humaneval-java"))
+    python, x, java = (load_benchmark(name, data) for name in ("humaneval", "humaneval-x-java", "humaneval-java"))
 
     def asked(*benchmarks, **names):
         return [[problem.task_id for problem in found.problems] for found in split.ask(benchmarks, **names)]
 
-    upstream = [p.upstream for p in python.problems if p.upstream in {q.upstream for q in java.problems}][:2]
-    names = [p.task_id for p in python.problems if p.upstream in upstream]  # such as HumanEval/0
-    same = [p.task_id for p in java.problems if p.upstream in upstream]
-    assert len(names) == len(same) == 2
-    assert asked(python, java, only=names) == [names, same]
-    rest = asked(python, java, without=names)
-    assert [len(found) for found in rest] == [len(python.problems) - 2, len(java.problems) - len(same)]
-    assert not {*rest[0], *rest[1]} & {*names, *same}
-    assert asked(java, only=same[:1]) == [same[:1]]
-    assert asked(python, only=names, without=names[:1]) == [names[1:]]
+    assert asked(python, x, only=["HumanEval/0"]) == [["HumanEval/0"], ["Java/0"]]
+    assert asked(python, x, without=["HumanEval/0"]) == [["HumanEval/1", "HumanEval/2"], ["Java/53"]]
+    assert asked(x, java, only=["HumanEval/53"]) == [["Java/53"], ["HumanEval_53_add"]]
+    assert asked(java, only=["HumanEval_53_add"]) == [["HumanEval_53_add"]]
+    assert asked(python, only=["HumanEval/0", "HumanEval/2"], without=["HumanEval/0"]) == [["HumanEval/2"]]
     assert split.ask([python, java]) == [python, java]
-    assert split.ask([python], only=names)[0].provenance == {**python.provenance, "asked": 2}
+    assert split.ask([python], only=["HumanEval/1"])[0].provenance == {**python.provenance, "asked": 1}
 
 
 def test_names_that_no_problem_has(data):
