@@ -250,6 +250,18 @@ def test_a_validation_set_by_name_is_checked_for_overlaps_too(data):
         load_data(recipe)
 
 
+def test_only_the_problems_that_are_named_are_asked_and_no_more_than_the_limit(data):
+    asked = {"benchmarks": ["humaneval", "humaneval-x-java"], "only": ["HumanEval/0", "HumanEval/1", "Java/53"]}
+
+    def names(**more):
+        found = load_data(Recipe(model="m", data=str(data), evaluation={**asked, **more})).benchmarks
+        return [[problem.task_id for problem in benchmark.problems] for benchmark in found]
+
+    assert names() == [["HumanEval/0", "HumanEval/1"], ["Java/0", "Java/53"]]
+    assert names(without=["HumanEval/0"]) == [["HumanEval/1"], ["Java/53"]]
+    assert names(limit=1) == [["HumanEval/0"], ["Java/0"]]
+
+
 def test_several_processes_only_train(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"several processes can only train: start them with `-m flextune train`"):

@@ -288,6 +288,12 @@ def test_a_search_that_cannot_be_is_refused_at_once(sweep, keys, message):
         recipe(sweep=sweep, **keys)
 
 
+def test_problems_of_a_reported_benchmark_choose_where_they_are_named():
+    keys = {"benchmarks": ["humaneval"], "only": ["HumanEval/0"]}
+    found = recipe(sweep={"space": {"seed": [1, 2]}, "objective": "pass@1"}, evaluation=keys)
+    assert found.evaluation.only == ["HumanEval/0"]
+
+
 def test_another_search_in_the_folder_is_refused(tmp_path, made_up):
     made_up(lambda made: [9.0, 1.0])
     run_sweep(recipe(), tmp_path)

@@ -40,9 +40,9 @@ def test_parameters_are_those_of_the_paper(targets, expected):
 
 def test_any_setting_of_peft(tiny_model):
     base, _ = load_model(ModelSource(tiny_model, {}))
-    model = add_adapter(base, Adapter(rank=2, peft={"use_rslora": True, "layers_to_transform": [1]}))
+    model = add_adapter(base, Adapter(rank=2, alpha="3r", peft={"use_rslora": True, "layers_to_transform": [1]}))
     config = model.peft_config["default"]
-    assert config.use_rslora
+    assert (config.use_rslora, config.lora_alpha) == (True, 6)
     assert {name.split(".layers.")[1][0] for name, _ in model.named_parameters() if "lora_A" in name} == {"1"}
 
 
