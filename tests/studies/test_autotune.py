@@ -152,6 +152,14 @@ def test_problems_that_chose_are_left_out_of_what_is_reported(tmp_path, toy):
     assert (written.only, written.without) == (None, ["basics/x", *names])
 
 
+def test_what_only_chooses_names_no_problem_of_what_reports(tmp_path, toy):
+    toy(lambda recipe: {name: range(12) for name in recipe.evaluation.benchmarks})
+    keys = {"evaluation.only": ["mbpp/511"], "sweep.trials": 1}
+    autotune(change(recipe_for("m"), keys, "test"), tmp_path, minutes=10)
+    written = load_recipe(tmp_path / "recipe.yaml").evaluation
+    assert (written.benchmarks, written.only, written.without) == (["humaneval", "humaneval-java"], None, [])
+
+
 def test_the_strength_goes_with_the_rank():
     tried = change(recipe_for("m"), {"adapter.rank": 32, "sweep": None}, "test")
     assert tried.adapter.lora_alpha / tried.adapter.rank == 2

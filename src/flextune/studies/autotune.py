@@ -136,13 +136,16 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
     found = read_json(output / RECORD)
     if found["chosen"] is not None:
         chosen = next(candidate for candidate in candidates if candidate.number == found["chosen"])
+        asked = recipe.evaluation
+        reported = [_reported(name) for name in asked.benchmarks]
+        chose = [*asked.without, *(asked.only or ())] if set(reported) & set(asked.benchmarks) else []
         keys = {
             **chosen.settings,
             "sweep": None,
             "seed": recipe.seed + 1,
-            "evaluation.benchmarks": [_reported(name) for name in recipe.evaluation.benchmarks],
+            "evaluation.benchmarks": reported,
             "evaluation.only": None,
-            "evaluation.without": [*recipe.evaluation.without, *(recipe.evaluation.only or ())],
+            "evaluation.without": chose,
             "evaluation.variants": ["base", "unmerged"],
         }
         write_atomic(output / "recipe.yaml", dump_recipe(change(recipe, keys, "autotune")))

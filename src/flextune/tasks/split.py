@@ -29,11 +29,12 @@ def ask(
     [['basics/beetle_legs'], ['basics/beetle_legs']]
     """
     known = {name for benchmark in benchmarks for problem in benchmark.problems for name in _names(problem)}
+    among = ", ".join(benchmark.name for benchmark in benchmarks) or "no benchmark"
     for key, names in (("only", only or ()), ("without", without)):
         if unknown := [name for name in names if name.lower() not in known]:
             close = difflib.get_close_matches(unknown[0].lower(), known, n=1)
             raise UsageError(
-                f"evaluation.{key}: no problem of {', '.join(benchmark.name for benchmark in benchmarks)} is called "
+                f"evaluation.{key}: no problem of {among} is called "
                 f"{unknown[0]!r}, nor was translated from it{f'; did you mean {close[0]}?' if close else ''}"
             )
     found = []
