@@ -86,6 +86,21 @@ def test_the_known_best_is_found_without_loss_in_any_language(tmp_path, toy):
     assert "adapter.rank: " in text
 
 
+def test_of_as_many_problems_the_first_trial_is_chosen(tmp_path, toy):
+    def equal(recipe):
+        if recipe.training is None:
+            return {"basics-python": range(4), "basics-java": range(4)}
+        python, java = (0, 12) if recipe.adapter.rank == 8 else (1, 11)
+        return {"basics-python": range(python), "basics-java": range(java)}
+
+    assert (1 / PROBLEMS + 11 / PROBLEMS) / 2 > (0 / PROBLEMS + 12 / PROBLEMS) / 2  # as the machine adds
+    toy(equal)
+    autotune(made(trials=8), tmp_path, minutes=10)
+    record = read_autotune(tmp_path)
+    assert {4, 16, 32} & {candidate["settings"]["adapter.rank"] for candidate in record["candidates"]}
+    assert (record["chosen"], read_sweep(tmp_path)["best"]) == (0, 0)
+
+
 def test_the_budget_holds_and_what_was_done_counts(tmp_path, toy):
     done = toy(peaked, seconds=0.2)
     autotune(made(), tmp_path, minutes=2 / 60)

@@ -25,7 +25,7 @@ from flextune.report.autotune import RECORD
 from flextune.report.sweep import read_sweep
 from flextune.rundir import version
 from flextune.scoring.compare import adjusted, compare, compare_together
-from flextune.studies.objective import measured_by
+from flextune.studies.objective import mean_of, measured_by
 from flextune.studies.process import alone
 from flextune.studies.sweep import run_sweep
 from flextune.tasks.multipl_e import short_name
@@ -104,7 +104,8 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
     """Search within the budget, choose, and write the recipe of the choice and what speaks for it.
 
     The choice is the trial with the highest mean of pass@1 over all languages among those that are worse than the model
-    as it came in none of them beyond noise; where no such trial exceeds the model as it came, that is said.
+    as it came in none of them beyond noise, and of equals the first; where no such trial exceeds the model as it came,
+    that is said.
 
     Args:
         recipe: As of `recipe_for`, or any with a `sweep` by pass@1.
@@ -175,8 +176,7 @@ def _candidate(trial: Mapping[str, Any], recipe: Recipe, base: Recipe, output: P
 
 def _judged(candidates: Sequence[Candidate], recipe: Recipe, base: Recipe, output: Path) -> dict[str, Any]:
     """The choice with its evidence."""
-    before = [row["first"]["value"] for row in candidates[0].languages]
-    as_it_came = sum(before) / len(before)
+    as_it_came = mean_of([row["first"]["value"] for row in candidates[0].languages])
     allowed = [candidate for candidate in candidates if not candidate.loses]
     best = max(allowed, key=lambda candidate: (candidate.value, -candidate.number), default=None)
     first = min(candidates, key=lambda candidate: candidate.number)

@@ -1,5 +1,6 @@
 """What a trial is worth, by the files of its run: at its end, and so far."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flextune.files import read_json, read_jsonl
@@ -48,4 +49,13 @@ def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:
     if sweep.objective == "validation_loss":
         return min(loss for step, loss in _losses(folder).items() if step)
     scores = [read_json(measured_by(folder, recipe, name).scores) for name in recipe.evaluation.benchmarks]
-    return float(sum(score["pass@1"]["value"] for score in scores) / len(scores))
+    return mean_of([score["pass@1"]["value"] for score in scores])
+
+
+def mean_of(shares: Sequence[float]) -> float:
+    """The mean of shares of problems, rounded to 12 digits, so that as many problems are always the same number.
+
+    >>> (11 / 39 + 19 / 39) / 2 == (12 / 39 + 18 / 39) / 2, mean_of([11 / 39, 19 / 39]) == mean_of([12 / 39, 18 / 39])
+    (False, True)
+    """
+    return round(sum(shares) / len(shares), 12)
