@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -226,7 +227,7 @@ class RunDirectory:
             if path.name in KEPT and path.exists():
                 copy = folder / path.relative_to(self.path)
                 if path.name == "problems.jsonl":
-                    write_jsonl(copy, map(_without_texts, read_jsonl(path)))
+                    write_jsonl(copy, map(without_texts, read_jsonl(path)))
                 else:
                     write_atomic(copy, path.read_bytes())
         write_atomic(folder / self.recipe.name, self.recipe.read_bytes())  # last: with it the copy is whole
@@ -241,14 +242,23 @@ class RunDirectory:
             shutil.rmtree(discarded)
 
 
-def _without_texts(problem: Row) -> Row:
-    """A problem with a checksum in place of each text.
+def without_texts(problem: Row) -> Row:
+    """A problem with a checksum in place of each text; what has its checksums already stays as it is.
 
-    >>> _without_texts({"task_id": "a/1", "prompt": "def f", "tests": "assert f"})["prompt"]
-    'sha256:...'
+    >>> kept = without_texts({"task_id": "a/1", "prompt": "def f", "tests": "assert f"})
+    >>> kept["prompt"], without_texts(kept) == kept
+    ('sha256:...', True)
     """
-    texts = {key: hashlib.sha256(json.dumps(problem[key]).encode()).hexdigest() for key in ("prompt", "tests")}
-    return problem | {key: f"sha256:{checksum[:16]}" for key, checksum in texts.items()}
+    texts = {key: problem[key] for key in ("prompt", "tests") if key in problem}
+    return problem | {key: text if _is_checksum(text) else _checksum(text) for key, text in texts.items()}
+
+
+def _checksum(text: object) -> str:
+    return f"sha256:{hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]}"
+
+
+def _is_checksum(text: object) -> bool:
+    return isinstance(text, str) and re.fullmatch("sha256:[0-9a-f]{16}", text) is not None
 
 
 def is_held(lock: Path) -> bool:

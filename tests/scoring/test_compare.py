@@ -1,7 +1,8 @@
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import write_json, write_jsonl
+from flextune.files import read_jsonl, write_json, write_jsonl
+from flextune.rundir import without_texts
 from flextune.scoring.compare import compare, compare_each, compare_together
 from flextune.scoring.intervals import bootstrap_mean, newcombe_paired
 from flextune.scoring.runs import compare_runs, compare_within
@@ -79,6 +80,18 @@ def test_another_revision_is_refused(tmp_path):
     one, two = measured(tmp_path / "a", first(3, 9)), measured(tmp_path / "b", first(3, 9))
     text = (two / "problems.jsonl").read_text().replace("python 4", "python IV")
     (two / "problems.jsonl").write_text(text)
+    with pytest.raises(UsageError, match=r"1 of 9 problems do not have the same texts .* such as 't/4'"):
+        compare(one, two)
+
+
+def test_a_kept_copy_is_compared_by_its_checksums(tmp_path):
+    one, two = measured(tmp_path / "a", first(3, 9)), measured(tmp_path / "b", first(5, 9))
+    problems = list(read_jsonl(two / "problems.jsonl"))
+    write_jsonl(two / "problems.jsonl", map(without_texts, problems))
+    assert compare(one, two)["unlike"] == []
+    assert compare(two, one)["unlike"] == []
+    problems[4]["prompt"] += " "
+    write_jsonl(two / "problems.jsonl", map(without_texts, problems))
     with pytest.raises(UsageError, match=r"1 of 9 problems do not have the same texts .* such as 't/4'"):
         compare(one, two)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flextune.files import Row, differences, read_json, read_jsonl
-from flextune.rundir import Measurement
+from flextune.rundir import Measurement, without_texts
 
 WHAT_VERDICTS_DEPEND_ON = ("limits", "toolchains", "java_release", "compatible")
 """Keys of `execution.json`; the sandbox's layer is none of them, for all layers pass the same tests."""
@@ -76,4 +76,5 @@ def unrecorded(*measurements: Conditions) -> list[str]:
 
 
 def _asked(row: Row | None) -> Row:
-    return {key: value for key, value in (row or {}).items() if key != "upstream"}
+    """What a problem asks, the same of a kept copy, which has checksums for texts."""
+    return {key: value for key, value in without_texts(row or {}).items() if key != "upstream"}
