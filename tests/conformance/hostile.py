@@ -39,20 +39,9 @@ PROMPTS = {
     "cpp": "".join(
         f"#include <{name}>\n"
         for name in (
-            *(
-                "assert.h",
-                "fcntl.h",
-                "signal.h",
-                "stdio.h",
-                "stdlib.h",
-                "string.h",
-                "unistd.h",
-                "string",
-                "thread",
-                "vector",
-            ),
-            *("arpa/inet.h", "dirent.h", "sys/mman.h", "sys/prctl.h", "sys/socket.h", "sys/stat.h", "sys/syscall.h"),
-            *("sys/un.h", "sys/wait.h", "linux/vm_sockets.h"),
+            *("assert.h", "errno.h", "fcntl.h", "signal.h", "stdint.h", "stdio.h", "stdlib.h", "string.h", "time.h"),
+            *("unistd.h", "arpa/inet.h", "dirent.h", "sys/mman.h", "sys/prctl.h", "sys/socket.h", "sys/stat.h"),
+            *("sys/syscall.h", "sys/un.h", "sys/wait.h", "linux/vm_sockets.h", "initializer_list"),
         )
     )
     + "long f(long x) {\n",
@@ -103,6 +92,15 @@ def read(path):
 
 NEEDLE = 'b"flextune-sec" + b"ret"'
 """Every planted secret begins with it; no program does."""
+
+
+STANDARD_LIBRARY = "#include <string>\n#include <thread>\n#include <vector>\n"
+"""Half a second for the compiler."""
+
+
+def prompt(language: str, code: str) -> str:
+    """What stands before the code; in C++ with the standard library only where it is used."""
+    return (STANDARD_LIBRARY if language == "cpp" and "std::" in code else "") + PROMPTS[language]
 
 
 def completion(program: Hostile) -> str:

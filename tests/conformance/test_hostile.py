@@ -21,7 +21,7 @@ from flextune.execution import Execution, Limits, Program, execute, javac
 from flextune.execution.sandbox import kernel, launcher, problem
 from flextune.execution.toolchain import find_tool
 
-from .hostile import PROGRAMS, PROMPTS, RIGHT, TESTS, completion
+from .hostile import PROGRAMS, RIGHT, TESTS, completion, prompt
 
 LAYERS = ("bubblewrap", "native")
 LIMITS = {
@@ -226,7 +226,7 @@ def assembled(program, words, code=None):
     text = completion(program) if code is None else code
     for word, value in words.items():
         text = text.replace(f"@{word}@", str(value))
-    return Program(program.name, 0, program.language, PROMPTS[program.language], text, TESTS[program.language])
+    return Program(program.name, 0, program.language, prompt(program.language, text), text, TESTS[program.language])
 
 
 def possible(program):
@@ -280,6 +280,8 @@ def test_the_next_program_finds_an_empty_folder(host):
         if problem(layer) is not None:
             pytest.skip(f"{layer}: {problem(layer)}")
         codes = [*(leave.format(mode=mode) for mode in (0, 0o300, 0o777)), empty]
-        programs = [Program("t", n, "python", PROMPTS["python"], code, TESTS["python"]) for n, code in enumerate(codes)]
+        programs = [
+            Program("t", n, "python", prompt("python", code), code, TESTS["python"]) for n, code in enumerate(codes)
+        ]
         found = execute(programs, Execution(sandbox=layer, workers=1, limits=Limits(**LIMITS)))
         assert [verdict.verdict for verdict in found] == ["passed"] * 4
