@@ -23,3 +23,12 @@ class UsageError(FlextuneError):
     """A command, a recipe or an argument is wrong; nothing was started."""
 
     exit_code = 2
+
+
+def cause(error: Exception) -> str:
+    """What a record says of an error: one raised on purpose is a sentence, any other has its type in front.
+
+    >>> cause(DivergedError("the loss is nan at step 3")), cause(KeyError("x"))
+    ('the loss is nan at step 3', "KeyError: 'x'")
+    """
+    return str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"

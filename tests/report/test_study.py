@@ -4,7 +4,7 @@ from rich.console import Console
 
 from flextune import pipeline
 from flextune.cli import stages
-from flextune.errors import UsageError
+from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json, write_json
 from flextune.report.page import write_page
 from flextune.report.study import draw, judgement, read_study, study_page, summary, table, write_study_report
@@ -83,6 +83,29 @@ def test_what_was_never_reached_is_said(make):
     cells = dict(table(read_study(path)))["steps to plain's final loss"]
     assert cells == [("15", "all the same", "2 of 2 seeds"), ("never", "0 of 2 seeds")]
     assert "higher beyond the noise" in (path / "report/index.html").read_text()
+
+
+def test_what_failed_is_said_and_the_page_stands_without_it(monkeypatch, make):
+    made = Trainings()
+
+    def train(recipe, output):
+        if not recipe.training.weight_decay or recipe.seed == 1:
+            raise FlextuneError(HOSTILE)
+        return made(recipe, output)
+
+    monkeypatch.setattr(pipeline, "run", train)
+    path = make()  # the reference has no seed, the other arm one
+    cells = dict(table(read_study(path)))
+    assert cells["seeds"] == [("none",), ("0",)]
+    assert cells["validation loss"] == [("no seed",), ("0.8000", "one seed, no interval")]
+    assert cells["difference from plain"] == [("reference",), ("no seed",)]
+    assert cells["steps to plain's final loss"] == [("no seed",), ("no seed",)]
+    text, page = printed(path).replace("\n", " "), (path / "report/index.html").read_text()
+    for arm, seed in (("plain", 0), ("plain", 1), ("decayed", 1)):
+        assert f"{arm}, seed {seed}, is in no mean: it failed: " in text
+        assert f"{arm}, seed {seed}, is in no mean: it failed: &lt;/pre&gt;" in page
+    assert "decayed against plain" not in text
+    assert page.count("<script") == 1
 
 
 def test_an_interval_with_zero_is_no_difference():

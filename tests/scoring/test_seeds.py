@@ -63,3 +63,19 @@ def test_arms_are_compared_seed_by_seed():
     assert (other["steps_to_reference"]["value"], other["steps_to_reference"]["n"]) == (7.5, 2)
     assert other["seconds_to_reference"]["value"] == 22.5
     assert other["validation_loss"]["value"] == pytest.approx(6.4 / 3)
+
+
+def test_a_seed_that_failed_is_in_no_mean_and_in_no_difference():
+    reference, other, none = compare_arms(
+        {
+            "a": {0: metrics(2.0), 1: metrics(3.0)},
+            "b": {1: metrics(2.5), 2: metrics(0.1)},
+            "c": {2: metrics(1.0)},
+        }
+    )
+    assert [arm["seeds"] for arm in (reference, other, none)] == [[0, 1], [1, 2], [2]]
+    assert reference["validation_loss"]["value"] == 2.5
+    assert other["validation_loss"]["value"] == pytest.approx(1.3)
+    assert (other["difference"]["value"], other["difference"]["n"]) == (-0.5, 1)
+    assert [row["seed"] for row in other["reached"]] == [1]
+    assert (none["difference"]["value"], none["difference"]["n"], none["reached"]) == (None, 0, [])

@@ -7,7 +7,7 @@ from made_study import STUDY, Trainings, study_recipe
 
 from flextune import Evaluation, pipeline
 from flextune.cli import experiment
-from flextune.errors import DivergedError, FlextuneError, UsageError
+from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
 from flextune.files import read_json
 from flextune.progress import out
 from flextune.recipe import dump_recipe
@@ -120,7 +120,10 @@ def test_a_value_with_which_training_diverges_is_not_chosen(trainings, tmp_path,
     content = read_json(tmp_path / "study.json")
     assert content["chosen"]["decayed"] == {"training.learning_rate": 0.001}
     assert content["trials"][1]["validation_loss"] is None
-    assert "the loss stopped being a number" in (tmp_path / "report/index.html").read_text()
+    assert content["trials"][1]["cause"] == "the training loss is nan at step 3"
+    page = (tmp_path / "report/index.html").read_text()
+    assert "failed: the training loss is nan at step 3" in page
+    assert "is in no mean" not in page
 
 
 def test_without_a_value_that_works_the_study_says_so(trainings, tmp_path, monkeypatch):
@@ -128,16 +131,38 @@ def test_without_a_value_that_works_the_study_says_so(trainings, tmp_path, monke
         raise DivergedError("the training loss is nan at step 3")
 
     monkeypatch.setattr(pipeline, "run", diverge)
-    with pytest.raises(FlextuneError, match=r"study.tune.decayed: the loss stopped being a number with every value"):
+    failed = "all {} trainings failed: the training loss is nan at step 3"
+    with pytest.raises(FlextuneError, match=f"^study.tune.decayed: {failed.format(2)}; name other values$"):
         run_study(study_recipe(), tmp_path)
+    with pytest.raises(FlextuneError, match=f"^study.seeds: {failed.format(4)}$"):
+        run_study(study_recipe(tune={}), tmp_path)
 
 
-def test_a_training_to_be_reported_must_not_diverge(trainings, tmp_path, monkeypatch):
+def test_a_seed_that_fails_is_recorded_and_the_others_go_on(trainings, tmp_path, monkeypatch):
     def train(recipe, output):
-        if recipe.seed == 1:
-            raise DivergedError("the training loss is nan at step 3")
+        if recipe.seed == 1 and recipe.training.weight_decay:
+            raise MemoryError("4 GiB")
         return trainings(recipe, output)
 
     monkeypatch.setattr(pipeline, "run", train)
-    with pytest.raises(DivergedError, match="nan at step 3"):
+    run_study(study_recipe(seeds=[0, 1, 2]), tmp_path)
+    content = read_json(tmp_path / "study.json")
+    (failed,) = (trial for trial in content["trials"] if "cause" in trial)
+    assert (failed["arm"], failed["seed"], failed["cause"]) == ("decayed", 1, "MemoryError: 4 GiB")
+    plain, decayed = content["comparison"]
+    assert (plain["seeds"], decayed["seeds"]) == ([0, 1, 2], [0, 2])
+    assert decayed["difference"]["value"] == pytest.approx(-0.38)
+    assert decayed["difference"]["n"] == 2
+    monkeypatch.setattr(pipeline, "run", trainings)
+    run_study(study_recipe(seeds=[0, 1, 2]), tmp_path)  # the same again does what is missing
+    assert read_json(tmp_path / "study.json")["comparison"][1]["seeds"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("fault", [OSError("the disk"), NoRoomError("full"), UsageError("no such model")])
+def test_a_fault_of_the_machine_or_the_recipe_stops_the_study(trainings, tmp_path, monkeypatch, fault):
+    def train(recipe, output):
+        raise fault
+
+    monkeypatch.setattr(pipeline, "run", train)
+    with pytest.raises(type(fault), match=str(fault)):
         run_study(study_recipe(), tmp_path)

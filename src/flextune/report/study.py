@@ -48,7 +48,7 @@ def study_page(path: str | Path) -> Page:
     """The page of a study: its arms, how they trained, and every trial."""
     study, folder = read_study(path), Path(path)
     arms, training = study["comparison"], study["recipe"]["training"]
-    seeds = len(arms[0]["seeds"])
+    seeds = len(study["recipe"]["study"]["seeds"])
     held_out = training["validation"]
     if not isinstance(held_out, str):
         held_out = f"{held_out} examples held out of it"
@@ -74,13 +74,15 @@ def study_page(path: str | Path) -> Page:
 
 
 def _results(study: Content) -> Iterator[Any]:
-    yield Cards([_card(study, arm) for arm in study["comparison"] if arm["difference"]])
+    yield Cards([_card(study, arm) for arm in _compared(study)])
     yield Table(
         "The arms",
         ["mean over seeds, 95 % interval"],
         [arm["arm"] for arm in study["comparison"]],
         [[name, *("\n".join(cell) for cell in cells)] for name, cells in table(study)],
     )
+    for sentence in _failures(study):
+        yield Text(f"{sentence}.")
     reference = study["reference"]
     yield Text(
         "Intervals are Student's t over seeds: they say how far a mean over more seeds may be from this one, on the "
@@ -110,7 +112,7 @@ def _trials(study: Content, path: Path) -> Iterator[Any]:
     rows = []
     for trial in study["trials"]:
         if trial["validation_loss"] is None:
-            numbers = ["the loss stopped being a number", *[""] * 5]
+            numbers = [f"failed: {trial['cause']}", *[""] * 5]
         else:
             numbers = [
                 _loss(trial["validation_loss"]),
@@ -165,7 +167,8 @@ def _ratios(study: Content) -> list[Figure]:
     for number, arm in enumerate(others):
         for place, (name, key) in enumerate(measures.items()):
             own, its = arm[key]["value"], reference[key]["value"]
-            if own and its and arm[key]["n"] == reference[key]["n"]:  # means over the same seeds
+            same = arm["seeds"] == reference["seeds"] and arm[key]["n"] == reference[key]["n"]
+            if own and its and same:  # means over the same seeds
                 at = place + 0.16 * (number - (len(others) - 1) / 2)
                 axes.plot([own / its], [at], "o", color=COLOURS[(number + 1) % len(COLOURS)], markersize=6)
                 data.append({"arm": arm["arm"], "measure": name, f"/ {study['reference']}": own / its})
@@ -204,7 +207,7 @@ def table(study: Content) -> list[tuple[str, list[Cell]]]:
     arms, reference = study["comparison"], study["reference"]
     return [
         ("settings", [_of_the_arm(study, arm["arm"]) for arm in arms]),
-        ("seeds", [(", ".join(map(str, arm["seeds"])),) for arm in arms]),
+        ("seeds", [(", ".join(map(str, arm["seeds"])) or "none",) for arm in arms]),
         ("validation loss", [_mean(arm["validation_loss"], _loss) for arm in arms]),
         (
             f"difference from {reference}",
@@ -300,19 +303,33 @@ def draw(study: Content, path: Path) -> list[Figure]:
 
 
 def _sentences(study: Content) -> Iterator[str]:
-    for arm in study["comparison"]:
-        if arm["difference"]:
-            difference = arm["difference"]
-            between = f" ({_interval(difference, _signed)})" if difference["low"] is not None else ""
-            yield (
-                f"{arm['arm']} against {study['reference']}: validation loss {_signed(difference['value'])}{between}: "
-                f"{judgement(difference)}"
-            )
+    for arm in _compared(study):
+        difference = arm["difference"]
+        between = f" ({_interval(difference, _signed)})" if difference["low"] is not None else ""
+        yield (
+            f"{arm['arm']} against {study['reference']}: validation loss {_signed(difference['value'])}{between}: "
+            f"{judgement(difference)}"
+        )
+    yield from _failures(study)
     yield from at_the_edge(study)
     yield "Intervals: 95 %, Student's t over seeds; the examples that the loss is measured on are the same throughout."
 
 
+def _compared(study: Content) -> list[Mapping[str, Any]]:
+    """The arms that have a seed in common with the reference."""
+    return [arm for arm in study["comparison"] if arm["difference"] and arm["difference"]["n"]]
+
+
+def _failures(study: Content) -> Iterator[str]:
+    """A sentence for each training that is missing in the means."""
+    for trial in study["trials"]:
+        if trial["role"] == "seed" and trial["validation_loss"] is None:
+            yield f"{trial['arm']}, seed {trial['seed']}, is in no mean: it failed: {trial['cause']}"
+
+
 def _mean(mean: Mapping[str, Any], number: Any) -> Cell:
+    if not mean["n"]:
+        return ("no seed",)
     return (number(mean["value"]), _interval(mean, number))
 
 
@@ -324,7 +341,9 @@ def _interval(mean: Mapping[str, Any], number: Any) -> str:
 
 def _reaching(arm: Mapping[str, Any], key: str) -> Cell:
     """When the reference's final loss was reached, and by how many seeds."""
-    mean, seeds = arm[key], len(arm["seeds"])
+    mean, seeds = arm[key], len(arm["reached"])
+    if not seeds:
+        return ("no seed",)
     count = f"{mean['n']} of {seeds} seeds"
     if not mean["n"]:
         return ("never", count)

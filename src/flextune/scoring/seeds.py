@@ -20,7 +20,7 @@ def final_loss(rows: Sequence[Row]) -> float:
 NO_OUTCOME: dict[str, Any] = dict.fromkeys(
     ("validation_loss", "best_validation_loss", "perplexity", "steps", "seconds", "peak_memory_mb")
 )
-"""What a training that diverged came to."""
+"""What a training that failed came to."""
 
 
 def outcome(rows: Sequence[Row], where: str) -> dict[str, Any]:
@@ -59,15 +59,16 @@ def compare_arms(arms: Mapping[str, Trainings]) -> list[dict[str, Any]]:
     """Every arm against the first, the reference, seed by seed.
 
     Args:
-        arms: By name; each with the same seeds.
+        arms: By name; a seed whose training failed is not there. Means are over the seeds of the arm, what is compared
+            is over those that the reference has too.
 
     Returns:
-        For each arm: means over its seeds (`validation_loss`, `steps`, `seconds`, `peak_memory_mb`); `difference`, its
-        validation loss minus the reference's of the same seed (None for the reference); `reached`, for each seed the
-        step and the seconds at which its validation loss was first no higher than the reference's last one of the same
-        seed, both None where it never was; and `steps_to_reference` and `seconds_to_reference`, the means over the
-        seeds that got there, whose number is their `n`. Validation loss is known at validated steps only, so that
-        reaching is seen up to one interval of validation late.
+        For each arm: its `seeds`; means over them (`validation_loss`, `steps`, `seconds`, `peak_memory_mb`);
+        `difference`, its validation loss minus the reference's of the same seed (None for the reference); `reached`,
+        for each seed the step and the seconds at which its validation loss was first no higher than the reference's
+        last one of the same seed, both None where it never was; and `steps_to_reference` and `seconds_to_reference`,
+        the means over the seeds that got there, whose number is their `n`. Validation loss is known at validated steps
+        only, so that reaching is seen up to one interval of validation late.
     """
     reference = next(iter(arms))
     return [_arm(name, trainings, arms[reference], name == reference) for name, trainings in arms.items()]
@@ -75,9 +76,10 @@ def compare_arms(arms: Mapping[str, Trainings]) -> list[dict[str, Any]]:
 
 def _arm(name: str, trainings: Trainings, reference: Trainings, is_reference: bool) -> dict[str, Any]:
     outcomes = [outcome(rows, f"{name}, seed {seed}") for seed, rows in trainings.items()]
-    found = {seed: first_at_most(rows, final_loss(reference[seed])) for seed, rows in trainings.items()}
+    goals = {seed: final_loss(reference[seed]) for seed in trainings if seed in reference}
+    found = {seed: first_at_most(trainings[seed], goal) for seed, goal in goals.items()}
     there = [row for row in found.values() if row is not None]
-    differences = [final_loss(rows) - final_loss(reference[seed]) for seed, rows in trainings.items()]
+    differences = [final_loss(trainings[seed]) - goal for seed, goal in goals.items()]
     means = {
         key: asdict(t_interval([result[key] for result in outcomes]))
         for key in ("validation_loss", "steps", "seconds", "peak_memory_mb")

@@ -8,7 +8,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from flextune import pipeline
-from flextune.errors import DivergedError, FlextuneError, UsageError
+from flextune.errors import FlextuneError, NoRoomError, UsageError, cause
 from flextune.files import Row, read_jsonl, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, setting_of
@@ -44,8 +44,10 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
     """Do all trainings of `recipe.study`, compare the arms, and write the report.
 
     Each trial is an ordinary run, in a process of its own, so that its peak memory is its own. What is complete is not
-    done again: a study that was killed goes on, and seeds, values and arms can be added. Benchmarks, if the recipe has
-    any, are measured in each trial, the base model every time anew. In a script, call it under
+    done again: a study that was killed goes on, and seeds, values and arms can be added. A trial that fails, or whose
+    memory does not suffice, is recorded with its cause, and the others go on: settings with which it failed are not
+    chosen, a seed with which it failed is in no mean. Where the disk is full the study stops. Benchmarks, if the recipe
+    has any, are measured in each trial, the base model every time anew. In a script, call it under
     `if __name__ == "__main__"`, as Python wants where processes are started.
 
     Args:
@@ -57,8 +59,7 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
 
     Raises:
         UsageError: The recipe has no study; a folder of a trial holds a run with another recipe, model or data.
-        FlextuneError: A trial failed; those before it are kept. One that diverges while settings are chosen is only
-            not chosen.
+        FlextuneError: All trials that were to choose an arm's settings failed, or all that were to be compared.
     """
     study = recipe.study
     if study is None:
@@ -68,17 +69,17 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
     total = sum(len(grid) for grid in grids.values()) + len(study.compare) * len(study.seeds)
     done: list[dict[str, Any]] = []
 
-    def run(trial: Trial) -> list[Row]:
+    def run(trial: Trial) -> list[Row] | None:
         name = ", ".join([trial.arm, *setting_names(trial.settings), f"seed {trial.recipe.seed}"])
         say(f"Trial {len(done) + 1} of {total}: {name}")
         try:
             alone(pipeline.run, trial.recipe, output / trial.run)
-        except DivergedError as error:
-            if trial.role == "seed":
-                raise
-            say(f"Trial {len(done) + 1} is not chosen: {error}")
-            done.append(_record(trial, NO_OUTCOME))
-            return []
+        except (OSError, NoRoomError, UsageError):
+            raise  # the machine's fault, or the recipe's
+        except Exception as error:  # whatever it is, the others go on
+            say(f"Trial {len(done) + 1} failed: {cause(error)}")
+            done.append(_record(trial, {**NO_OUTCOME, "cause": cause(error)}))
+            return None
         metrics = RunDirectory(output / trial.run).metrics
         rows = list(read_jsonl(metrics))
         done.append(_record(trial, outcome(rows, str(metrics))))
@@ -91,12 +92,16 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
         tried = [record for record in done if record["arm"] == arm]
         whole = [record for record in tried if record["validation_loss"] is not None]
         if tried and not whole:
-            raise FlextuneError(f"study.tune.{arm}: the loss stopped being a number with every value; try smaller ones")
+            raise FlextuneError(_all_failed(f"study.tune.{arm}", tried) + "; name other values")
         chosen[arm] = min(whole, key=lambda record: record["validation_loss"])["settings"] if whole else {}
     found: dict[str, dict[int, list[Row]]] = {arm: {} for arm in grids}
     for seed in study.seeds:  # arms in turn, so that a slow hour of the machine does not fall on one of them
         for arm in grids:
-            found[arm][seed] = run(_trial(recipe, arm, "seed", chosen[arm], seed))
+            rows = run(_trial(recipe, arm, "seed", chosen[arm], seed))
+            if rows is not None:
+                found[arm][seed] = rows
+    if not any(found.values()):
+        raise FlextuneError(_all_failed("study.seeds", [record for record in done if record["role"] == "seed"]))
     content = {
         "flextune": version(),
         "reference": study.reference,
@@ -126,6 +131,10 @@ def _folder(settings: Mapping[str, Any], seed: int) -> str:
     'learning_rate-0.001-targets-q_proj_v_proj-seed-0'
     """
     return re.sub(r"[^\w.-]+", "_", "-".join([*setting_names(settings, "-"), f"seed-{seed}"]))
+
+
+def _all_failed(key: str, records: Sequence[Mapping[str, Any]]) -> str:
+    return f"{key}: all {len(records)} trainings failed: {'; '.join(dict.fromkeys(row['cause'] for row in records))}"
 
 
 def _record(trial: Trial, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from flextune import pipeline
-from flextune.errors import FlextuneError, UsageError
+from flextune.errors import UsageError, cause
 from flextune.files import differences, read_json, write_numbers
 from flextune.models import find_model
 from flextune.progress import say
@@ -77,8 +77,7 @@ def reproduce(
             whole = _with_what_it_uses(scale, row, recipe, overrides, seed, runs)
             alone(pipeline.run, whole, _folder(runs, row, seed))
         except Exception as error:  # whatever it is, the other rows go on
-            cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
-            failures.append(f"{name}: {cause}")
+            failures.append(f"{name}: {cause(error)}")
             say(f"{failures[-1]} (going on with the other rows)")
             continue
         try:

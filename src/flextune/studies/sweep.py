@@ -26,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from flextune import pipeline
-from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
+from flextune.errors import DivergedError, NoRoomError, UsageError, cause
 from flextune.files import differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
@@ -244,9 +244,8 @@ class _Search:
         except (OSError, NoRoomError):
             raise  # the machine's fault: the trial is left to who comes next
         except Exception as error:  # whatever it is, the search goes on
-            cause = str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
-            trial.set_user_attr("cause", cause)
-            value, state, outcome = None, TrialState.FAIL, f"failed: {cause}"
+            trial.set_user_attr("cause", cause(error))
+            value, state, outcome = None, TrialState.FAIL, f"failed: {cause(error)}"
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         self.study.tell(trial, value, state)
         say(f"Trial {trial.number}: {outcome}")
