@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from made_study import STUDY, Trainings, study_recipe
 
-from flextune import Evaluation, pipeline
+from flextune import Evaluation, Training, pipeline
 from flextune.cli import experiment
 from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
 from flextune.files import read_json
@@ -166,3 +166,14 @@ def test_a_fault_of_the_machine_or_the_recipe_stops_the_study(trainings, tmp_pat
     monkeypatch.setattr(pipeline, "run", train)
     with pytest.raises(type(fault), match=str(fault)):
         run_study(study_recipe(), tmp_path)
+
+
+def test_a_loss_that_stops_being_a_number_in_a_process_of_its_own(tmp_path, tiny_model):
+    compared = {"calm": {}, "wild": {"training.learning_rate": 1e30, "training.warmup": 0}}
+    training = Training(validation=4, batch_size=4)
+    recipe = replace(study_recipe(compare=compared, tune={}, seeds=[0]), model=str(tiny_model), training=training)
+    run_study(recipe, tmp_path)
+    calm, wild = read_json(tmp_path / "study.json")["trials"]
+    assert calm["validation_loss"] > 0
+    assert wild["validation_loss"] is None
+    assert "lora_A.default.weight holds nan" in wild["cause"]
