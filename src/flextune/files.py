@@ -50,6 +50,24 @@ def _rounded(content: Any) -> Any:
     return float(f"{content:.6g}") if isinstance(content, float) else content
 
 
+def without_places(content: Any) -> Any:
+    """The same with each absolute path as it is from the working directory, or its last part where it lies elsewhere.
+
+    For files that others will read: where something lay on this machine is nobody else's business.
+
+    >>> without_places({"model": {"folder": "/home/me/qwen"}, "adapter": str(Path.cwd() / "runs/first"), "rows": 3})
+    {'model': {'folder': 'qwen'}, 'adapter': 'runs/first', 'rows': 3}
+    """
+    if isinstance(content, dict):
+        return {key: without_places(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_places(value) for value in content]
+    if isinstance(content, str) and content.startswith("/"):
+        path, here = Path(content), Path.cwd()
+        return str(path.relative_to(here)) if path.is_relative_to(here) else path.name
+    return content
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; a broken one is an error that names the file and the line."""
     try:

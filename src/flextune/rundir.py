@@ -29,7 +29,17 @@ import yaml
 from filelock import FileLock, Timeout
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import Row, differences, read_json, read_jsonl, write_atomic, write_json, write_jsonl
+from flextune.files import (
+    Row,
+    differences,
+    read_json,
+    read_jsonl,
+    without_places,
+    write_atomic,
+    write_json,
+    write_jsonl,
+    write_numbers,
+)
 from flextune.progress import say
 
 FREE = (
@@ -218,19 +228,17 @@ class RunDirectory:
         write_json(self.provenance, record)
 
     def keep(self, folder: Path) -> None:
-        """Copy what is small into another folder: no weights, no report, and no texts of problems.
+        """Copy what is small into another folder: no weights, no report, no texts of problems, and no absolute paths.
 
         In `problems.jsonl` each text gives way to its checksum, by which measurements can still be compared.
         """
         small = [self.metrics, self.comparison, self.spectrum, self.merge_check, self.provenance]
         for path in [*sorted((self.path / "evaluation").rglob("*")), *small]:
             if path.name in KEPT and path.exists():
-                copy = folder / path.relative_to(self.path)
-                if path.name == "problems.jsonl":
-                    write_jsonl(copy, map(without_texts, read_jsonl(path)))
-                else:
-                    write_atomic(copy, path.read_bytes())
-        write_atomic(folder / self.recipe.name, self.recipe.read_bytes())  # last: with it the copy is whole
+                _keep(path, folder / path.relative_to(self.path))
+        recipe = without_places(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))
+        copy = folder / self.recipe.name  # last: with it the copy is whole
+        write_atomic(copy, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
     def _discard_training(self) -> None:
         """Forget half-done training; a checkpoint that is half removed is never seen under its name."""
@@ -240,6 +248,17 @@ class RunDirectory:
             shutil.rmtree(discarded, ignore_errors=True)
             self.checkpoints.rename(discarded)
             shutil.rmtree(discarded)
+
+
+def _keep(path: Path, copy: Path) -> None:
+    if path.name == "problems.jsonl":
+        write_jsonl(copy, map(without_texts, read_jsonl(path)))
+    elif path.name == "run.json":
+        write_json(copy, without_places(read_json(path)))
+    elif path.name == "spectrum.json":
+        write_numbers(copy, without_places(read_json(path)))
+    else:
+        write_atomic(copy, path.read_bytes())
 
 
 def without_texts(problem: Row) -> Row:

@@ -64,6 +64,9 @@ def test_rows_are_run_kept_and_read_back(tiny_model, tmp_path, here, monkeypatch
     assert all(row[key].startswith("sha256:") for row in asked for key in ("prompt", "tests"))
     assert len({row["prompt"] for row in asked}) == len(asked)
     assert [row["task_id"] for row in asked] == [row["task_id"] for row in read_jsonl(run.problems("basics-python"))]
+    texts = [path.read_text() for path in kept.path.parents[1].rglob("*") if path.is_file()]
+    assert not [text for text in texts if str(tmp_path) in text or str(tiny_model) in text]
+    assert yaml.safe_load(kept.recipe.read_text())["model"] == tiny_model.name
     scores = kept.measurement("basics-python", "unmerged", "greedy").scores
     assert read_json(scores)["problems"] == 3
 
