@@ -1,5 +1,6 @@
 """Progress bars and messages: on a terminal they move, elsewhere they are silent or one line."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -14,6 +15,8 @@ console = Console(stderr=True, highlight=False)
 
 out = Console(highlight=False)
 """Where results go: standard output."""
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = 120  # a file or a pipe has no width of its own, and tables need more than 80
 
 
 class Step(Protocol):

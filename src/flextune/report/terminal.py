@@ -25,10 +25,10 @@ def _shown(blocks: Sequence[Table | Text]) -> Iterator[RenderableType]:
 
 def _table(block: Table) -> RichTable:
     table = RichTable(title=block.title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in block.left:
-        table.add_column(name)
+    for number, name in enumerate(block.left):
+        table.add_column(name, overflow="fold", no_wrap=not number)  # where there is little room, nothing is left out
     for name in block.right:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in block.rows:
         table.add_row(*(RichText(printable(cell if isinstance(cell, str) else cell.text)) for cell in row))
     return table
