@@ -1,6 +1,7 @@
 """The tables that `flextune reproduce` prints, from rows made by hand."""
 
 import pytest
+import yaml
 from made_rows import make_row
 from made_spectrum import adapter, content
 from rich.console import Console
@@ -246,6 +247,21 @@ def test_what_was_learned_in_another_language_is_not_called_kept(arms):
     page = rows_page(arms, "Rows", SMALL)
     assert [card.place for card in page.sections[0].blocks[0].cards] == ["round-5 against plain, in humaneval-java"]
     assert "learned-and-kept" not in [figure.name for figure in page.figures]
+
+
+def test_an_adapter_at_parts_of_its_strength_is_a_curve(arms, tmp_path):
+    for row, scale, java in (("scale-0.5", 0.5, 11), ("scale-0.25", 0.25, 13)):
+        run = RunDirectory(make_row(tmp_path, row, 0, {"humaneval": HALF, "humaneval-java": set(range(java))}))
+        recipe = yaml.safe_load(run.recipe.read_text())
+        recipe["evaluation"] |= {"adapter": "runs/small/plain/seed-0", "scale": scale}
+        run.recipe.write_text(yaml.safe_dump(recipe))
+        arms[row] = {0: run.path}
+    (figure,) = (figure for figure in rows_page(arms, "Rows", SMALL).figures if figure.name == "learned-and-kept")
+    (curve,) = (line for line in figure.drawing.axes[0].lines if line.get_linestyle() == ":")
+    assert list(curve.get_ydata()) == pytest.approx([0, 15, 5, -5])  # from the model as it came to all of plain
+    rows = {row["training"]: (row["adapter of"], row["strength"]) for row in figure.rows}
+    assert rows["scale-0.25, unmerged"] == ("plain", 0.25)
+    assert rows["round-5, unmerged"] == ("round-5", 1)
 
 
 def test_spectra_side_by_side(arms):

@@ -1,6 +1,6 @@
 """Figures of pass@1: bars with intervals, problems won and lost across languages, and decodings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -288,8 +288,11 @@ def samples(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
 def learning(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """What was learned against what was kept elsewhere, a point for each training; none without both.
 
+    A dotted line joins the points of one adapter at parts of its strength.
+
     Args:
-        found: Rows of `flextune.scoring.matrix.learned_and_kept`.
+        found: Rows of `flextune.scoring.matrix.learned_and_kept`, each with `adapter_of`, whose adapter it measures,
+            and `scale`, at which part of its strength.
     """
     if not found:
         return []
@@ -299,20 +302,25 @@ def learning(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
     data = []
     for number, row in enumerate(found):
         x, y = ({end: 100 * row[side]["difference"][end] for end in ENDS} for side in ("learned", "kept"))
-        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number // len(COLOURS) % len(MARKERS)]
-        axes.plot([x["low"], x["high"]], [y["value"]] * 2, color=colour, linewidth=1)
-        axes.plot([x["value"]] * 2, [y["low"], y["high"]], color=colour, linewidth=1)
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        axes.plot([x["low"], x["high"]], [y["value"]] * 2, color=colour, linewidth=1, alpha=0.6)
+        axes.plot([x["value"]] * 2, [y["low"], y["high"]], color=colour, linewidth=1, alpha=0.6)
         name = f"{row['arm']}, {row['variant']}"
         axes.plot([x["value"]], [y["value"]], marker, color=colour, markersize=7, label=label(name))
         data.append(
             {
                 "training": name,
+                "adapter of": row["adapter_of"],
+                "strength": row["scale"],
                 "learned in": ", ".join(row["learned"]["benchmarks"]),
                 "kept in": ", ".join(row["kept"]["benchmarks"]),
                 **{f"learned {end}": row["learned"]["difference"][end] for end in ENDS},
                 **{f"kept {end}": row["kept"]["difference"][end] for end in ENDS},
             }
         )
+    weakened = list(_by_strength(found))
+    for points in weakened:
+        axes.plot(*zip((0, 0), *points, strict=True), ":", color=INK, linewidth=1.2, zorder=1)
     learned, kept = (_all_of(found, side) for side in ("learned", "kept"))
     axes.set_xlabel(f"learned: points of pass@1 gained in {learned}")
     axes.set_ylabel("kept: points gained elsewhere")
@@ -323,7 +331,8 @@ def learning(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
             "What was learned against what was kept",
             f"Against the model as it came, with 95 % intervals; elsewhere is the mean of {kept}. What lies higher at "
             "the same place has kept more for what it learned; a point further left may have kept more only because it "
-            "learned less.",
+            "learned less."
+            + (" A dotted line joins one adapter at parts of its strength, from none to all." if weakened else ""),
             "; ".join(
                 f"{row['training']}: learned {100 * row['learned value']:+.1f}, kept {100 * row['kept value']:+.1f}"
                 for row in data
@@ -332,3 +341,16 @@ def learning(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
             data,
         )
     ]
+
+
+def _by_strength(found: Sequence[Mapping[str, Any]]) -> Iterator[list[tuple[float, float]]]:
+    """For each adapter that was also measured at a part of its strength: what was learned and kept, weakest first."""
+    adapters: dict[tuple[str, str], dict[float, Mapping[str, Any]]] = {}
+    for row in sorted(found, key=lambda row: row["arm"] != row["adapter_of"]):  # at all of it: the training's own row
+        adapters.setdefault((row["adapter_of"], row["variant"]), {}).setdefault(row["scale"], row)
+    for rows in adapters.values():
+        if len(rows) > 1:
+            yield [
+                (100 * row["learned"]["difference"]["value"], 100 * row["kept"]["difference"]["value"])
+                for _, row in sorted(rows.items())
+            ]

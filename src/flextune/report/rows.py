@@ -108,7 +108,17 @@ def _learned(arms: Arms) -> list[dict[str, Any]]:
         return []
     rows = learned_and_kept(arms, LEARNED)
     comparisons = iter(adjusted([row[what] for row in rows for what in ("learned", "kept")]))
-    return [{**row, "learned": next(comparisons), "kept": next(comparisons)} for row in rows]
+    return [
+        {**row, "learned": next(comparisons), "kept": next(comparisons), **_strength(arms, row["arm"])} for row in rows
+    ]
+
+
+def _strength(arms: Arms, name: str) -> dict[str, Any]:
+    """Whose adapter an arm measures, an arm's if it is one of these, and at which part of its strength."""
+    evaluation = next(recipes({name: arms[name]}))["evaluation"]
+    used = evaluation.get("adapter")
+    of = next((part for part in reversed(Path(used).parts) if part in arms), used) if used else name
+    return {"adapter_of": of, "scale": evaluation.get("scale", 1)}
 
 
 def _conditions(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:
