@@ -1,0 +1,16 @@
+"""Results in a file or a pipe."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, "120"), ("90", "90")])
+def test_a_pipe_is_as_wide_as_tables_need(columns, width):
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    environment |= {"COLUMNS": columns} if columns else {}
+    command = [sys.executable, "-c", "from flextune.progress import out; print(out.width)"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == width
