@@ -250,12 +250,14 @@ def test_what_was_learned_in_another_language_is_not_called_kept(arms):
 
 
 def test_an_adapter_at_parts_of_its_strength_is_a_curve(arms, tmp_path):
-    for row, scale, java in (("scale-0.5", 0.5, 11), ("scale-0.25", 0.25, 13)):
+    more = {}
+    for row, scale, java in (("again", 1, 2), ("scale-0.5", 0.5, 11), ("scale-0.25", 0.25, 13)):
         run = RunDirectory(make_row(tmp_path, row, 0, {"humaneval": HALF, "humaneval-java": set(range(java))}))
         recipe = yaml.safe_load(run.recipe.read_text())
         recipe["evaluation"] |= {"adapter": "runs/small/plain/seed-0", "scale": scale}
         run.recipe.write_text(yaml.safe_dump(recipe))
-        arms[row] = {0: run.path}
+        more[row] = {0: run.path}
+    arms = {**more, **arms}
     (figure,) = (figure for figure in rows_page(arms, "Rows", SMALL).figures if figure.name == "learned-and-kept")
     (curve,) = (line for line in figure.drawing.axes[0].lines if line.get_linestyle() == ":")
     assert list(curve.get_ydata()) == pytest.approx([0, 15, 5, -5])  # from the model as it came to all of plain
