@@ -1,9 +1,10 @@
 import multiprocessing
 
 import pytest
+import yaml
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import read_json
+from flextune.files import read_json, write_json
 from flextune.recipe import Recipe, dump_recipe
 from flextune.rundir import RunDirectory, folder_name
 
@@ -80,3 +81,18 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_file_of_problems_becomes_a_folder():
     assert folder_name("some/own.jsonl") == "own"
     assert folder_name("humaneval-java") == "humaneval-java"
+
+
+def test_what_is_kept_says_nothing_of_where_things_lay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, kept = RunDirectory(tmp_path / "runs/first"), RunDirectory(tmp_path / "kept")
+    model = {"folder": "/home/me/qwen", "sha256": {"m": "1f"}}
+    run.begin("model: /home/me/qwen\nseed: 0\ndata: /home/me/data\n", {"model": model}, {})
+    write_json(run.merge_check, {"model": model})
+    write_json(run.spectrum, {"adapters": [{"folder": str(run.adapter), "power": [1 / 3]}]})
+    run.keep(kept.path)
+    assert yaml.safe_load(kept.recipe.read_text()) == {"model": "qwen", "seed": 0, "data": "data"}
+    there = {"folder": "qwen", "sha256": {"m": "1f"}}
+    assert read_json(kept.provenance)["inputs"]["model"] == there
+    assert read_json(kept.merge_check)["model"] == there
+    assert read_json(kept.spectrum)["adapters"] == [{"folder": "runs/first/adapter", "power": [0.333333]}]

@@ -253,7 +253,7 @@ class RunDirectory:
 def _keep(path: Path, copy: Path) -> None:
     if path.name == "problems.jsonl":
         write_jsonl(copy, map(without_texts, read_jsonl(path)))
-    elif path.name == "run.json":
+    elif path.name in ("run.json", "merge.json"):  # which name the folder of the model
         write_json(copy, without_places(read_json(path)))
     elif path.name == "spectrum.json":
         write_numbers(copy, without_places(read_json(path)))
