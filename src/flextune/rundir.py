@@ -228,9 +228,10 @@ class RunDirectory:
         write_json(self.provenance, record)
 
     def keep(self, folder: Path) -> None:
-        """Copy what is small into another folder: no weights, no report, no texts of problems, and no absolute paths.
+        """Copy what is small into another folder: no weights, no report, and no texts of problems.
 
-        In `problems.jsonl` each text gives way to its checksum, by which measurements can still be compared.
+        It does not say in which folders model, data and runs lay. In `problems.jsonl` each text gives way to its
+        checksum, by which measurements can still be compared.
         """
         small = [self.metrics, self.comparison, self.spectrum, self.merge_check, self.provenance]
         for path in [*sorted((self.path / "evaluation").rglob("*")), *small]:

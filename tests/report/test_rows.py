@@ -264,6 +264,8 @@ def test_an_adapter_at_parts_of_its_strength_is_a_curve(arms, tmp_path):
     rows = {row["training"]: (row["adapter of"], row["strength"]) for row in figure.rows}
     assert rows["scale-0.25, unmerged"] == ("plain", 0.25)
     assert rows["round-5, unmerged"] == ("round-5", 1)
+    legend = {text.get_text() for text in figure.drawing.legends[0].get_texts()}
+    assert {"scale-0.25, unmerged", "plain, unmerged, 2 seeds"} <= legend  # points of unlike seeds are told apart
 
 
 def test_spectra_side_by_side(arms):

@@ -305,13 +305,15 @@ def learning(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         axes.plot([x["low"], x["high"]], [y["value"]] * 2, color=colour, linewidth=1, alpha=0.6)
         axes.plot([x["value"]] * 2, [y["low"], y["high"]], color=colour, linewidth=1, alpha=0.6)
-        name = f"{row['arm']}, {row['variant']}"
-        axes.plot([x["value"]], [y["value"]], marker, color=colour, markersize=7, label=label(name))
+        name, seeds = f"{row['arm']}, {row['variant']}", len(row["seeds"])
+        said = label(name) + (f", {seeds} seeds" if seeds > 1 else "")
+        axes.plot([x["value"]], [y["value"]], marker, color=colour, markersize=7, label=said)
         data.append(
             {
                 "training": name,
                 "adapter of": row["adapter_of"],
                 "strength": row["scale"],
+                "seeds": seeds,
                 "learned in": ", ".join(row["learned"]["benchmarks"]),
                 "kept in": ", ".join(row["kept"]["benchmarks"]),
                 **{f"learned {end}": row["learned"]["difference"][end] for end in ENDS},
@@ -332,7 +334,11 @@ def learning(found: Sequence[Mapping[str, Any]]) -> list[Figure]:
             f"Against the model as it came, with 95 % intervals; elsewhere is the mean of {kept}. What lies higher at "
             "the same place has kept more for what it learned; a point further left may have kept more only because it "
             "learned less."
-            + (" A dotted line joins one adapter at parts of its strength, from none to all." if weakened else ""),
+            + (
+                " A dotted line joins one adapter at parts of its strength, from none to all, whatever their seeds."
+                if weakened
+                else ""
+            ),
             "; ".join(
                 f"{row['training']}: learned {100 * row['learned value']:+.1f}, kept {100 * row['kept value']:+.1f}"
                 for row in data
