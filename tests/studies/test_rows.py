@@ -120,7 +120,7 @@ def test_controls_differ_from_round_5_in_one_thing():
         for section in ("training", "adapter", "evaluation", "generation"):
             assert control[section] == five[section] | changed.get(section, {}), f"{row}: {section}"
         assert {k: v for k, v in control["penalty"].items() if v != five["penalty"][k]} == changed["penalty"]
-    assert set(CONTROLS) & set(names("small")) == set(CONTROLS) - {"tuned"}
+    assert set(CONTROLS) <= set(names("small"))
 
 
 def test_a_row_that_goes_on_from_another_names_one_that_trains():

@@ -61,6 +61,21 @@ def test_a_grid_is_tried_once_and_the_best_is_named(tmp_path, made_up):
     assert len(done) == 6
 
 
+def test_a_trial_under_way_is_recorded_with_its_settings(tmp_path, made_up):
+    seen = []
+
+    def losses(made):
+        seen.append(read_sweep(tmp_path)["trials"][-1])
+        return [float(made.adapter.rank)]
+
+    made_up(losses)
+    run_sweep(recipe(), tmp_path)
+    ended = read_sweep(tmp_path)["trials"]
+    assert [(trial["number"], trial["state"]) for trial in seen] == [(number, "running") for number in range(6)]
+    assert (settings(seen), seen[0]["machine"]) == (settings(ended), ended[0]["machine"])
+    assert seen[0]["settings"]
+
+
 def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, made_up):
     def losses(made):
         if made.adapter.rank == 3:

@@ -164,7 +164,6 @@ class _Search:
         """Take trials until none, or no time, is left."""
         while taken := self.take():
             trial, lock = taken
-            self.record()  # that it is under way
             try:
                 self.do(trial)
             finally:
@@ -229,6 +228,7 @@ class _Search:
         say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
         trial.set_user_attr("settings", settings)
         trial.set_user_attr("machine", socket.gethostname())
+        self.record()  # that it is under way
         folder = self.output / _folder(trial.number)
         started, state = time.monotonic(), TrialState.COMPLETE
         value: float | None = None
