@@ -1,5 +1,7 @@
 """The paper's rows: every recipe is whole, and its arithmetic is the paper's."""
 
+from pathlib import Path
+
 import huggingface_hub
 import pytest
 import yaml
@@ -9,8 +11,10 @@ from flextune import hub
 from flextune.errors import FlextuneError, UsageError
 from flextune.estimate import estimate
 from flextune.recipe import PACKAGED, dump_recipe, load_recipe
+from flextune.report.sweep import read_sweep
 from flextune.studies.rows import CONTROLS, PAPER, TABLE_3, find, names, recipe_of, used_by
 
+KEPT = Path(__file__).parents[2] / "results"
 # by row: what is trained of Code Llama 7B
 TRAINED = {
     "round-1": 11_927_552,  # Table 1, “approximately 11.9 million”
@@ -108,6 +112,9 @@ def test_small_rows_are_the_papers_but_for_their_size():
             assert one == two, f"{row}: {key}"
 
 
+TUNED = {"learning_rate": 4e-4, "validation": "mbpp-validation", "checkpoint_steps": 20, "patience": 2}
+
+
 def test_controls_differ_from_round_5_in_one_thing():
     five = yaml.safe_load(dump_recipe(recipe_of("small", "round-5")))
     for row, changed in (
@@ -115,6 +122,7 @@ def test_controls_differ_from_round_5_in_one_thing():
         ("permuted", {"penalty": {"form": "permuted"}}),
         ("l2", {"penalty": {"form": "l2"}}),
         ("kl", {"penalty": {"strength": 0.0}, "training": {"kl": 0.1}}),
+        ("tuned", {"penalty": {"strength": 0.0}, "training": TUNED}),
     ):
         control = yaml.safe_load(dump_recipe(recipe_of("small", row)))
         for section in ("training", "adapter", "evaluation", "generation"):
@@ -144,9 +152,17 @@ def test_names():
         names("big")
     packaged = {path.stem for path in (PACKAGED / "small").glob("*.yaml")}
     assert packaged - {"optimizers", "search"} == set(names("small"))  # none is forgotten
-    assert load_recipe("recipes/small/search.yaml").sweep.grid() == [
-        {"training.learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 4e-4)
-    ]
+
+
+def test_the_tuned_row_is_the_best_of_its_search():
+    search = load_recipe("recipes/small/search.yaml")
+    assert search.sweep.grid() == [{"training.learning_rate": rate} for rate in (5e-5, 1e-4, 2e-4, 4e-4)]
+    made, chosen = recipe_of("small", "tuned"), {"learning_rate": TUNED["learning_rate"]}
+    assert made.training == search.training.model_copy(update=chosen)
+    assert made.adapter == search.adapter
+    found = read_sweep(KEPT / "small" / "search")
+    assert found["trials"][found["best"]]["settings"] == {f"training.{key}": rate for key, rate in chosen.items()}
+    assert found["recipe"]["sweep"]["space"] == {"training.learning_rate": [5e-5, 1e-4, 2e-4, 4e-4]}
 
 
 def test_keys_of_training_change_only_what_trains():
