@@ -27,6 +27,7 @@ TRAINED = {
     "table-4-standard": 4_194_304,
     "plain": 11_599_872,
 }
+TUNED = {"learning_rate": 4e-4, "validation": "mbpp-validation", "checkpoint_steps": 20, "patience": 2}
 SAME = (
     "training.batch_size",
     "training.learning_rate",
@@ -111,9 +112,6 @@ def test_small_rows_are_the_papers_but_for_their_size():
             for part in key.split("."):
                 one, two = one[part], two[part]
             assert one == two, f"{row}: {key}"
-
-
-TUNED = {"learning_rate": 4e-4, "validation": "mbpp-validation", "checkpoint_steps": 20, "patience": 2}
 
 
 def test_controls_differ_from_round_5_in_one_thing():
