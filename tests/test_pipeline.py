@@ -239,6 +239,22 @@ def test_problems_are_not_learned_and_then_measured(tiny_model, data, tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+def test_a_benchmark_that_is_not_measured_is_left_out_of_training_all_the_same(tiny_model, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("flextune.pipeline.prepare", lambda *_: pytest.fail("nothing will be judged"))
+    recipe = Recipe(
+        model=str(tiny_model),
+        dtype="float32",
+        data=str(data),
+        training=Training(dataset="mbpp", overlap="drop", epochs=1),
+        evaluation={"benchmarks": ["mbpp-java"], "variants": []},
+    )
+    directory = run(recipe, tmp_path / "run")
+    assert directory.adapter.exists()
+    assert read_json(directory.provenance)["inputs"]["training set mbpp"]["dropped"] == 1
+    assert not directory.measurement("mbpp-java", "unmerged", "greedy").completions.exists()
+    assert (directory.report / "index.html").exists()
+
+
 def test_a_validation_set_by_name_is_checked_for_overlaps_too(data):
     recipe = Recipe(
         model="m",

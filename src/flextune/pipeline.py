@@ -51,7 +51,7 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
         )
     directory = RunDirectory(output)
     with directory.lock():
-        plan = _begin(recipe, directory, measure=bool(recipe.evaluation.benchmarks))
+        plan = _begin(recipe, directory)
         engine = Engine(plan.source, recipe.generation, recipe.dtype)
         if "base" in recipe.variants:
             _measure(recipe, directory, plan, engine, "base")
@@ -205,7 +205,8 @@ def generate_only(
 def check(recipe: Recipe) -> Inputs:
     """Find all that a recipe names, and see that this machine can judge what it measures; an error says what is not."""
     inputs = find_inputs(recipe)
-    prepare([_unwritten(problem) for found in inputs.benchmarks for problem in found.problems], recipe.execution)
+    if recipe.variants:
+        prepare([_unwritten(problem) for found in inputs.benchmarks for problem in found.problems], recipe.execution)
     return inputs
 
 

@@ -46,7 +46,8 @@ class Evaluation:
     limit: Annotated[int, Field(ge=1)] | None = None
     """Ask only the first problems of each benchmark."""
     variants: list[Variant] | None = None
-    """base, unmerged, merged; by default base, and unmerged if there is an adapter."""
+    """base, unmerged, merged; by default base, and unmerged if there is an adapter. With [] nothing is measured, while
+    `training.overlap` goes by the benchmarks' problems all the same."""
     adapter: str | None = None
     """A PEFT folder, or the directory of a run that has one, to measure when the recipe trains none."""
     scale: Annotated[float, Field(gt=0)] = 1.0
@@ -152,8 +153,9 @@ class Recipe:
                 f"quantization = {self.quantization!r} with generation.backend: {self.generation.backend}: only the "
                 "transformers backend loads it"
             )
-        if not evaluation.benchmarks and not self.training:
-            raise ValueError("evaluation.benchmarks = [], and no `training`: there is nothing to do; give one of them")
+        if not self.variants and not self.training:
+            key = "variants" if evaluation.benchmarks else "benchmarks"
+            raise ValueError(f"evaluation.{key} = [], and no `training`: there is nothing to do; give one of them")
         if self.quantization and self.merge_first:
             raise ValueError(
                 f"quantization = {self.quantization!r} with merge_first: 4-bit weights keep next to nothing of an "
@@ -164,11 +166,11 @@ class Recipe:
                 f"evaluation.variants = {self.variants}: an adapter that is merged into 4-bit weights is all but lost; "
                 "leave out merged, or quantization"
             )
-        if evaluation.scale != 1 and not tuned:
+        if evaluation.scale != 1 and not tuned and evaluation.variants != []:
             raise ValueError(f"evaluation.scale = {evaluation.scale}: there is no adapter to measure; remove it")
         for name, given in (("benchmarks", evaluation.benchmarks), ("variants", self.variants)):
-            if len(set(given)) != len(given) or (evaluation.benchmarks and not given):
-                raise ValueError(f"evaluation.{name} = {given}: expected at least one, each once")
+            if len(set(given)) != len(given):
+                raise ValueError(f"evaluation.{name} = {given}: expected each once")
         folders = [folder_name(name) for name in evaluation.benchmarks]
         if len(set(folders)) != len(folders):
             raise ValueError(f"evaluation.benchmarks = {evaluation.benchmarks}: two would share the folder of a name")
@@ -240,7 +242,7 @@ def _check_sweep(recipe: Recipe, sweep: Sweep) -> None:
     if sweep.objective == "pass@1" and not recipe.evaluation.benchmarks:
         raise UsageError("sweep.objective = pass@1: needs evaluation.benchmarks, such as mbpp-validation")
     reported = [name for name in recipe.evaluation.benchmarks if not chooses(name)]
-    if reported and recipe.evaluation.only is None:
+    if reported and recipe.evaluation.only is None and sweep.objective == "pass@1":
         raise UsageError(
             f"sweep: evaluation.benchmarks has {', '.join(reported)}: what is reported must not choose. Measure "
             "mbpp-validation, mbpp-java-validation, basics-… or a file of your own, and the best recipe on the others "

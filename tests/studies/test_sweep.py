@@ -61,6 +61,13 @@ def test_a_grid_is_tried_once_and_the_best_is_named(tmp_path, made_up):
     assert len(done) == 6
 
 
+def test_by_the_loss_no_benchmark_is_measured(tmp_path, made_up):
+    done = made_up(lambda made: [9.0, 1.0])
+    evaluation = {"benchmarks": ["humaneval"], "variants": ["base", "unmerged"], "scale": 0.5}
+    run_sweep(recipe(evaluation=evaluation), tmp_path)
+    assert [(made.evaluation.benchmarks, made.variants) for made in done] == 6 * [(["humaneval"], [])]
+
+
 def test_a_trial_under_way_is_recorded_with_its_settings(tmp_path, made_up):
     seen = []
 

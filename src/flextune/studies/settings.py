@@ -129,7 +129,8 @@ class Sweep:
     only: dict[str, dict[str, list[Any]]] = Field(default_factory=dict)
     """For a key of `space`, the values of other keys of it that it goes with; otherwise it stays as in the recipe."""
     objective: Literal["validation_loss", "pass@1"] = "validation_loss"
-    """What is best: the least validation loss, or the highest mean of pass@1 over the benchmarks of the recipe."""
+    """What is best: the least validation loss, or the highest mean of pass@1 over the benchmarks of the recipe. By the
+    loss no benchmark is measured; their problems are left out of training as `training.overlap` says."""
     sampler: Literal["grid", "tpe"] = "grid"
     """grid: all combinations of lists; tpe: a search that learns from its trials (tree-structured Parzen estimator)."""
     trials: Annotated[int, Field(ge=1)] | None = None

@@ -81,7 +81,7 @@ def run_sweep(
     output = Path(output)
     if recipe.sweep is None:
         raise UsageError("the recipe has no `sweep`: see `flextune recipe` for its keys")
-    pipeline.check(change(recipe, {"sweep": None}, "sweep"))
+    pipeline.check(_trial(recipe, {}, "sweep"))
     (output / "trials").mkdir(parents=True, exist_ok=True)
     search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
     arguments = (dump_recipe(recipe), search.output, storage, search.budget)
@@ -233,7 +233,7 @@ class _Search:
         started, state = time.monotonic(), TrialState.COMPLETE
         value: float | None = None
         try:
-            made = change(self.recipe, {**settings, "sweep": None}, f"trial {trial.number}")
+            made = _trial(self.recipe, settings, f"trial {trial.number}")
             alone(pipeline.run, made, folder, stop=_watch(trial, self.sweep, folder, made))
             value = objective(folder, made, self.sweep)
             if not math.isfinite(value):
@@ -267,6 +267,14 @@ class _Search:
                 "recipe": _plain(self.recipe),
             }
             write_json(self.output / RECORD, content)
+
+
+def _trial(recipe: Recipe, settings: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe of a trial, which measures no more than the search goes by."""
+    keys = {**settings, "sweep": None}
+    if recipe.sweep and recipe.sweep.objective == "validation_loss":
+        keys["evaluation.variants"] = []
+    return change(recipe, keys, name)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
