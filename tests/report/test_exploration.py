@@ -6,7 +6,7 @@ import pytest
 
 from flextune.files import write_json
 from flextune.report.exploration import figures
-from flextune.report.page import write_page
+from flextune.report.page import Link, write_page
 from flextune.report.sweep import sweep_page
 
 
@@ -81,6 +81,19 @@ def test_a_failed_trial_is_there_with_its_cause(tmp_path):
     text = write_page(sweep_page(tmp_path), tmp_path / "report").read_text()
     assert "failed: the loss stopped being a number &lt;b&gt;" in text
     assert "1 failed" in text
+
+
+def test_a_trial_is_linked_where_it_has_a_page(tmp_path):
+    write_json(tmp_path / "sweep.json", sweep())
+
+    def table():
+        return sweep_page(tmp_path).sections[0].blocks[-1]
+
+    assert table().right == ["pass@1", "seconds"]
+    page = tmp_path / "r" / "report" / "index.html"
+    page.parent.mkdir(parents=True)
+    page.touch()
+    assert (table().right[-1], table().rows[0][-1]) == ("run", Link("page", page))
 
 
 def test_no_trial_has_a_value(tmp_path):

@@ -59,12 +59,13 @@ def _choice(path: Path) -> list[Section]:
 
 
 def _table(sweep: Mapping[str, Any], path: Path | None) -> Table:
-    """All trials; on a page, with a link to each."""
+    """All trials; on a page, with a link to each that has a page: one that is kept has none."""
+    linked = path if path and any(_page(path, trial).exists() for trial in sweep["trials"]) else None
     keys = list(dict.fromkeys(key for trial in sweep["trials"] for key in trial["settings"]))
     return Table(
         "",
         ["trial", *(key.rpartition(".")[2] for key in keys), "what became of it"],
-        [sweep["objective"], "seconds", *(["run"] if path else [])],
+        [sweep["objective"], "seconds", *(["run"] if linked else [])],
         [
             [
                 str(trial["number"]),
@@ -72,11 +73,15 @@ def _table(sweep: Mapping[str, Any], path: Path | None) -> Table:
                 ": ".join(filter(None, (WORDS.get(trial["state"], trial["state"]), trial.get("cause")))),
                 "" if trial["value"] is None else _value(sweep, trial["value"]),
                 f"{trial['seconds']:.0f}" if trial.get("seconds") is not None else "",
-                *([link("page", path / trial["run"] / "report" / "index.html")] if path else []),
+                *([link("page", _page(linked, trial))] if linked else []),
             ]
             for trial in _ordered(sweep)
         ],
     )
+
+
+def _page(path: Path, trial: Mapping[str, Any]) -> Path:
+    return path / str(trial["run"]) / "report" / "index.html"
 
 
 def _ordered(sweep: Mapping[str, Any]) -> list[Mapping[str, Any]]:
