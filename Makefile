@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 10 minutes)
+demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 5 minutes)
 	$(BIN)/flextune quickstart
 
 test: setup toolchains browser ## Set up, then run the tests (about 16 minutes on two cores)
