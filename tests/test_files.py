@@ -67,10 +67,26 @@ def test_a_journal_goes_on_after_a_torn_line(tmp_path):
 
 def test_a_journal_keeps_every_character(tmp_path):
     path = tmp_path / "completions.jsonl"
-    row = {"completion": "a\u2028b\u0085c\r\nd\x0b\ud83d"}
-    text = {"completion": row["completion"].encode("utf-8", "replace").decode()}
-    Journal(path).append([text, text])
-    assert Journal(path).rows == [text, text]
+    row = {"completion": "a\u2028b\u0085c\r\nd\x0b\ud83d"}  # the last one is half a pair, which UTF-8 does not have
+    Journal(path).append([row, row])
+    assert Journal(path).rows == [row, row]
+
+
+def test_opening_a_journal_again_writes_nothing(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    journal = Journal(path)
+    journal.append([{"n": 1}])
+    before = journal.partial.stat()
+    assert Journal(path).rows == [{"n": 1}]
+    after = journal.partial.stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+
+
+def test_a_damaged_journal_is_named(tmp_path):
+    path = tmp_path / "verdicts.jsonl"
+    (tmp_path / "verdicts.partial.jsonl").write_text('{"n": 1}\n{"n": \n')
+    with pytest.raises(FlextuneError, match=r"verdicts\.partial\.jsonl, line 2: not valid JSON"):
+        Journal(path)
 
 
 def test_a_journal_on_a_full_disk_keeps_whole_groups_only(tmp_path, monkeypatch):

@@ -77,8 +77,13 @@ def read_json(path: Path) -> Any:
 
 
 def to_line(row: Mapping[str, Any]) -> str:
-    """One row as a line of JSON Lines."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    """One row as a line of JSON Lines; half a surrogate pair, which UTF-8 does not have, stays an escape."""
+    line = json.dumps(row, ensure_ascii=False)
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        line = json.dumps(row)
+    return line + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -126,10 +131,8 @@ class Journal:
         self.rows: list[Row] = []
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.partial.exists():
-            whole = self.partial.read_bytes()
-            whole = whole[: whole.rfind(b"\n") + 1]
-            self.partial.write_bytes(whole)
-            self.rows = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+            cut_torn_line(self.partial)
+            self.rows = list(read_jsonl(self.partial))
 
     @property
     def complete(self) -> bool:
@@ -155,6 +158,17 @@ class Journal:
         """Write the final rows, in their final order, under the final name."""
         write_jsonl(self.path, rows)
         self.partial.unlink(missing_ok=True)
+
+
+def cut_torn_line(path: Path) -> None:
+    """Take from the end of a file what is no whole line; nothing else of it is touched."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def sha256(path: Path) -> str:

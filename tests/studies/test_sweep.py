@@ -316,6 +316,26 @@ def test_problems_of_a_reported_benchmark_choose_where_they_are_named():
     assert found.evaluation.only == ["HumanEval/0"]
 
 
+def test_a_disk_that_was_full_in_the_middle_of_a_line_takes_nothing_from_a_search(tmp_path, made_up):
+    room = iter([True, False])
+
+    def losses(made):
+        if not next(room, True):
+            raise OSError("No space left on device")
+        return [9.0, 1.0]
+
+    made_up(losses)
+    with pytest.raises(OSError, match="No space left"):
+        run_sweep(recipe(), tmp_path)
+    with (tmp_path / module.JOURNAL).open("a") as file:
+        file.write('{"op_code":8,"trial_id":')
+    run_sweep(recipe(), tmp_path)
+    run_sweep(recipe(), tmp_path)  # it can be read again
+    trials = read_sweep(tmp_path)["trials"]
+    assert settings(trials) == settings([{"settings": chosen} for chosen in Sweep(**SWEEP).grid()])
+    assert {trial["state"] for trial in trials} == {"complete"}
+
+
 def test_another_search_in_the_folder_is_refused(tmp_path, made_up):
     made_up(lambda made: [9.0, 1.0])
     run_sweep(recipe(), tmp_path)

@@ -22,12 +22,12 @@ from typing import Any, Literal
 import optuna
 import yaml
 from filelock import FileLock, Timeout
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from flextune import pipeline
 from flextune.errors import DivergedError, NoRoomError, UsageError, cause
-from flextune.files import differences, write_json
+from flextune.files import cut_torn_line, differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
 from flextune.report.sweep import RECORD
@@ -282,9 +282,19 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
     return content
 
 
+class _MendingLock(JournalFileSymlinkLock):
+    """Optuna's lock: who gets it writes behind whole lines, also where a disk was full in the middle of one."""
+
+    def acquire(self) -> bool:
+        held = super().acquire()
+        cut_torn_line(Path(self._lock_target_file))
+        return held
+
+
 def _storage(storage: str | None, output: Path) -> Any:
     if storage is None:
-        return optuna.storages.JournalStorage(JournalFileBackend(str(output / JOURNAL)))
+        journal = str(output / JOURNAL)
+        return optuna.storages.JournalStorage(JournalFileBackend(journal, _MendingLock(journal)))
     if storage.startswith("grpc://"):
         host, _, port = storage.removeprefix("grpc://").partition(":")
         if not port.isdecimal():
