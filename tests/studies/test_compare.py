@@ -11,6 +11,7 @@ from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageErro
 from flextune.files import read_json
 from flextune.progress import out
 from flextune.recipe import dump_recipe
+from flextune.rundir import RunDirectory
 from flextune.studies import compare
 from flextune.studies.compare import run_study
 
@@ -92,6 +93,12 @@ def test_what_is_added_later_runs_alone(trainings, tmp_path):
     run_study(study_recipe(**more), tmp_path)
     added = [str(path.relative_to(tmp_path / "trials")) for path in trainings.trained[before:]]
     assert added == ["long/seed-0", "long/seed-1", "plain/seed-2", "decayed/learning_rate-0.002-seed-2", "long/seed-2"]
+
+
+def test_a_study_under_way_is_not_started_twice(trainings, tmp_path):
+    with RunDirectory(tmp_path).lock(), pytest.raises(FlextuneError, match="another flextune process is writing"):
+        run_study(study_recipe(), tmp_path)
+    assert not trainings.trained
 
 
 def test_another_study_is_refused_by_what_differs(trainings, tmp_path):

@@ -24,6 +24,7 @@ from flextune.report.study import STUDY, setting_names, write_study_report
 from flextune.rundir import RunDirectory, version
 from flextune.scoring.seeds import NO_OUTCOME, compare_arms, outcome
 from flextune.studies.process import alone
+from flextune.studies.settings import Study
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
     if study is None:
         raise UsageError("the recipe has no `study`; pipeline.run does one without")
     output = Path(output)
+    with RunDirectory(output).lock():
+        _run_all(recipe, study, output)
+    write_study_report(output)
+    return output
+
+
+def _run_all(recipe: Recipe, study: Study, output: Path) -> None:
+    """Run the trials that are left, one after the other, and write `study.json`."""
     grids = {arm: study.grid(arm) for arm in study.compare}
     total = sum(len(grid) for grid in grids.values()) + len(study.compare) * len(study.seeds)
     done: list[dict[str, Any]] = []
@@ -111,8 +120,6 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
         "recipe": yaml.safe_load(dump_recipe(recipe)),
     }
     write_json(output / STUDY, content)
-    write_study_report(output)
-    return output
 
 
 def _trial(recipe: Recipe, arm: str, role: Literal["tune", "seed"], values: Mapping[str, Any], seed: int) -> Trial:
