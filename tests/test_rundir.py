@@ -24,6 +24,15 @@ def test_a_run_goes_on_only_as_it_was_begun(tmp_path):
         begin(run, {"model": "y"})
 
 
+def test_data_may_lie_elsewhere_and_be_no_other(tmp_path):
+    run = RunDirectory(tmp_path)
+    begin(run, {"benchmark b": {"file": "/a/b.jsonl", "sha256": "1"}}, data="/a")
+    begin(run, {"benchmark b": {"file": "/c/b.jsonl", "sha256": "1"}}, data="/c")
+    assert read_json(run.provenance)["inputs"]["benchmark b"]["file"] == "/c/b.jsonl"
+    with pytest.raises(UsageError, match=r"input\.benchmark b\.sha256 is '1' there, '2' here"):
+        begin(run, {"benchmark b": {"file": "/c/b.jsonl", "sha256": "2"}}, data="/c")
+
+
 def test_benchmarks_can_be_added(tmp_path):
     run = RunDirectory(tmp_path)
     begin(run, {"model": "x", "benchmark humaneval": "h"}, evaluation={"benchmarks": ["humaneval"]})

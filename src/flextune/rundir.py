@@ -44,6 +44,7 @@ from flextune.progress import say
 
 FREE = (
     "recipe.about",
+    "recipe.data",
     "recipe.sweep",
     "recipe.execution.workers",
     "recipe.generation.workers",
@@ -52,7 +53,7 @@ FREE = (
     "recipe.training.gradient_checkpointing",
     "recipe.training.report_to",
 )
-"""Keys that change no result that is there: each benchmark and variant has a folder of its own."""
+"""Keys that change no result that is there: each benchmark and variant has a folder of its own, data a checksum."""
 OF_TRAINING = (
     "recipe.training",
     "recipe.adapter",
@@ -205,7 +206,8 @@ class RunDirectory:
             known = {name: found for name, found in inputs.items() if name in record["inputs"]}
             used = {name: record["inputs"][name] for name in known}
             changed = differences({"recipe": there, "input": used}, {"recipe": content, "input": known})
-            kept = [key for key in changed if not key.startswith(FREE)]
+            moved = [key for key in changed if key.startswith("input.") and key.endswith(".file")]  # has its checksum
+            kept = [key for key in changed if not key.startswith(FREE) and key not in moved]
             training = [key for key in kept if key.startswith(OF_TRAINING)]
             if training and not self.adapter.exists():
                 say(f"Training starts anew: {'; '.join(changed[key] for key in training)}")

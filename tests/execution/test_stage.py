@@ -45,6 +45,18 @@ def test_the_layer_and_the_limits_are_what_was_asked_for(execute, tmp_path):
     assert about["toolchains"]["java"].startswith("javac ")
 
 
+def test_verdicts_that_are_whole_outlive_their_toolchain(execute, tmp_path, monkeypatch):
+    path = completions(tmp_path / "c.jsonl", EXITS)
+    assert execute(path, "--benchmark", "basics-java")[0] == 0
+    before = (tmp_path / "execution.json").read_text()
+    monkeypatch.setattr("flextune.execution.stage.tool_version", lambda name: "javac 99")
+    assert execute(path, "--benchmark", "basics-java")[1].splitlines()[0] == "0 of 2 passed (2 early_exit)"
+    assert (tmp_path / "execution.json").read_text() == before
+    (tmp_path / "verdicts.jsonl").rename(tmp_path / "verdicts.partial.jsonl")  # half-done ones are not mixed
+    code, _, err = execute(path, "--benchmark", "basics-java")
+    assert (code, "javac 99" in err) == (2, True), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flextune.execution.cluster import judge_on_ray
 from flextune.execution.engine import judge_all, prepare
@@ -71,6 +71,8 @@ def judge_completions(
 ) -> None:
     """Judge a file of completions into `output`/verdicts.jsonl; does nothing if they are judged there already.
 
+    Verdicts that are whole stay whatever sandbox or toolchains this machine has now; others go on only with the same.
+
     Args:
         completions: JSON Lines with `task_id` (or MultiPL-E's `name`), `completion`, and `sample` if there are several.
         problems: The benchmark; part of it may be missing among the completions.
@@ -79,27 +81,28 @@ def judge_completions(
         label: What the progress bar says.
     """
     programs = read_programs(completions, problems)
-    layer = prepare(programs, settings)
-    languages = sorted({program.language for program in programs})
-    about = {
+    journal, record = Journal(output / "verdicts.jsonl"), output / "execution.json"
+    about: dict[str, Any] = {
         "completions": _digest(to_line(asdict(replace(program, tests=""))) for program in programs),
         "problems": _digest(to_line(problem.snapshot()) for problem in problems),
-        "sandbox": layer.name,
         "limits": asdict(settings.limits),
-        "toolchains": {name: tool_version(name) for name in languages},
         "java_release": settings.java_release,
         "compatible": settings.compatible,
     }
-    claim(output / "execution.json", about)
+    if journal.complete:
+        there = read_json(record)
+        claim(record, about | {key: there.get(key) for key in ("sandbox", "toolchains")})
+        return
+    layer = prepare(programs, settings)
+    languages = sorted({program.language for program in programs})
+    about |= {"sandbox": layer.name, "toolchains": {name: tool_version(name) for name in languages}}
+    claim(record, about)
     judged: Callable[[Sequence[Program]], Generator[tuple[int, Verdict]]]
     if settings.ray is not None:
         expected = {"sandbox": layer.name, **{name: tool_version(name) for name in languages}}
         judged = partial(judge_on_ray, settings=settings, expected=expected)
     else:
         judged = partial(judge_all, layer=layer, settings=settings)
-    journal = Journal(output / "verdicts.jsonl")
-    if journal.complete:
-        return
     rows = {(row["task_id"], row["sample"]): row for row in journal.rows}
     todo = [program for program in programs if (program.task_id, program.sample) not in rows]
     with progress(label, len(programs), len(rows)) as step:
