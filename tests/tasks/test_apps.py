@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from flextune.errors import UsageError
-from flextune.tasks import load_training_set
+from flextune.errors import FlextuneError, UsageError
+from flextune.tasks import apps, load_training_set
 from flextune.tasks.overlap import find_overlaps
 from flextune.tasks.problem import Problem
 
@@ -72,6 +72,25 @@ def test_a_draw_depends_on_the_problem_alone(tmp_path):
 def test_solutions_that_differ_in_layout_only_count_once(tmp_path):
     folder = write(tmp_path, {7: ["a = 1\nprint(a)", "a = 1\n\n\nprint(a)  ", "a = 1\r\nprint(a)\n", "print(1)"]})
     assert learned(folder, solutions=4) == {"APPS/7/0": "a = 1\nprint(a)\n", "APPS/7/3": "print(1)\n"}
+
+
+def test_integers_longer_than_python_reads_are_tests_all_the_same():
+    long = "9" * 5000
+    cases = f'{{"fn_name": "f", "inputs": [[{long}]], "outputs": [{long}]}}'
+    row = {"problem_id": 7, "starter_code": "", "input_output": cases}
+    tests = apps.tests_of(row)
+    exec(f"def f(value):\n    return value\n{tests}")
+    with pytest.raises(AssertionError):
+        exec(f"def f(value):\n    return value - 1\n{tests}")
+    spoken = apps.tests_of({**row, "input_output": f'{{"inputs": [{long}], "outputs": ["1\\n"]}}'})
+    assert spoken.inputs == (long,)
+
+
+def test_a_problem_without_tests_and_one_with_too_few():
+    assert apps.tests_of({"input_output": ""}) is None
+    assert apps.tests_of({"input_output": '{"inputs": [], "outputs": []}'}) is None
+    with pytest.raises(FlextuneError, match="APPS/7: 2 inputs and 1 outputs; expected as many of both"):
+        apps.tests_of({"problem_id": 7, "input_output": '{"inputs": ["1", "2"], "outputs": ["1"]}'})
 
 
 @pytest.mark.parametrize("name", ["basics", "mbpp", "mbpp-validation", "code-search-net", "apps-own.jsonl"])

@@ -80,6 +80,25 @@ def test_own_problems(tmp_path):
         load_benchmark(str(path))
 
 
+@pytest.mark.parametrize(
+    ("tests", "message"),
+    [
+        ({"inputs": ["1"]}, "outputs = None; expected a list of texts"),
+        ({"inputs": ["1"], "outputs": [1]}, r"outputs = \[1\]; expected a list of texts"),
+        ({"inputs": [], "outputs": []}, "0 inputs and 0 outputs; expected at least one"),
+        (
+            {"inputs": ["1"], "outputs": ["1", "2"]},
+            "1 inputs and 2 outputs; expected .*as many of both",
+        ),
+    ],
+)
+def test_pairs_of_input_and_output_are_checked(tmp_path, tests, message):
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps({"task_id": "a", "language": "python", "prompt": "p", "tests": tests}))
+    with pytest.raises(FlextuneError, match=rf"own\.jsonl, row 1: tests: {message}"):
+        load_benchmark(str(path))
+
+
 def test_training_sets_and_their_templates(data):
     mbpp = load_training_set("mbpp", data).examples
     assert [example.upstream for example in mbpp] == ["mbpp/601", "mbpp/602", "mbpp/603"]

@@ -47,6 +47,7 @@ def test_words_in_a_row_are_only_a_hint():
     problem = Problem("p/2", "python", f'def f():\n    """{words} again."""\n', "")
     found = find_overlaps([Example("e", f"# so {words} more\n", "pass\n")], [problem])
     assert [(overlap.kind, overlap.certain) for overlap in found] == [("n-gram", False)]
+    assert not find_overlaps([Example("e", f"# so {words} more\n", "pass\n")], [problem], hints=False)
 
 
 def test_translations_of_mbpp_are_mbpp(data):
@@ -58,7 +59,9 @@ def test_translations_of_mbpp_are_mbpp(data):
 def test_mbpp_and_humaneval_share_two_solutions(full_data):
     examples = load_training_set("mbpp", full_data).examples
     found = find_overlaps(examples, load_benchmark("humaneval", full_data).problems)
-    assert {(o.example, o.problem) for o in found if o.certain} == {
+    certain = find_overlaps(examples, load_benchmark("humaneval", full_data).problems, hints=False)
+    assert certain == [overlap for overlap in found if overlap.certain]
+    assert {(o.example, o.problem) for o in certain} == {
         ("MBPP/792", "HumanEval/23"),
         ("MBPP/960", "HumanEval/55"),
     }

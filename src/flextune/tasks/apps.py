@@ -2,16 +2,21 @@
 
 import json
 import random
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flextune.errors import UsageError
+from flextune.errors import FlextuneError, UsageError
 from flextune.tasks.problem import Example, Problem, StandardInput
 from flextune.tasks.source import Rows, Source, read
 
 DIFFICULTIES = ("introductory", "interview", "competition")
 STOP = ("\n```", "\nQUESTION:", "\n---")
+
+LONG = 14_000
+"""Bits of an integer, of which Python reads and writes no more than 4,300 decimal digits by default."""
 
 REVISION = "21e74ddf8de1a21436da12e3e653065c5213e9d1"
 KEYS = ("problem_id", "question", "solutions", "input_output", "difficulty", "starter_code")
@@ -44,13 +49,13 @@ def load(difficulty: str | None, data: Path | None) -> tuple[list[Problem], dict
             task_id=f"APPS/{row['problem_id']}",
             language="python",
             prompt=docstring(row),
-            tests=tests_of(row),
+            tests=tests,
             stop=STOP,
             upstream=f"apps-test/{row['problem_id']}",
             solution=next(iter(_solutions(row)), ""),
         )
         for row in rows.rows
-        if row["input_output"]
+        if (tests := tests_of(row)) is not None
     ]
     return problems, {**rows.provenance, "rows": len(problems)}
 
@@ -90,21 +95,53 @@ def _drawn(row: dict[str, Any], solutions: int, seed: int) -> list[tuple[int, st
     return sorted(random.Random(f"{seed}/{row['problem_id']}").sample(every, min(solutions, len(every))))
 
 
-def tests_of(row: dict[str, Any]) -> str | StandardInput:
-    """Standard input and output pairs, or assertions over the named function."""
-    cases = json.loads(row["input_output"])
-    if not cases.get("fn_name"):
-        return StandardInput(tuple(map(_text, cases["inputs"])), tuple(map(_text, cases["outputs"])))
+def tests_of(row: dict[str, Any]) -> str | StandardInput | None:
+    """Standard input and output pairs, or assertions over the named function; None where the problem has no tests."""
+    with _long_integers():
+        cases = json.loads(row["input_output"] or "{}")
+        if not cases.get("inputs"):
+            return None
+        if len(cases["inputs"]) != len(cases["outputs"]):
+            raise FlextuneError(
+                f"APPS/{row['problem_id']}: {len(cases['inputs'])} inputs and {len(cases['outputs'])} outputs; "
+                "expected as many of both"
+            )
+        if not cases.get("fn_name"):
+            return StandardInput(tuple(map(_text, cases["inputs"])), tuple(map(_text, cases["outputs"])))
     name = cases["fn_name"]
     function = f"Solution().{name}" if "class Solution" in row["starter_code"] else name
     # upstream wraps some expected values in a list of one
     lines = [
-        f"_found = {function}(*{arguments!r})\nassert _plain(_found) in (_plain({expected!r}), _plain({expected!r}[0])"
-        f" if isinstance({expected!r}, list) and len({expected!r}) == 1 else _plain({expected!r}))"
-        for arguments, expected in zip(cases["inputs"], cases["outputs"], strict=True)
+        f"_found = {function}(*{arguments})\nassert _plain(_found) in (_plain({expected}), _plain({expected}[0])"
+        f" if isinstance({expected}, list) and len({expected}) == 1 else _plain({expected}))"
+        for arguments, expected in zip(map(_literal, cases["inputs"]), map(_literal, cases["outputs"]), strict=True)
     ]
     plain = "def _plain(value):\n    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value\n"
     return plain + "\n".join(lines) + "\n"
+
+
+@contextmanager
+def _long_integers() -> Iterator[None]:
+    """APPS has integers of more digits than Python reads or writes by default."""
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(before)
+
+
+def _literal(value: Any) -> str:
+    """A value of JSON as Python; integers that it would not read in decimal digits in hexadecimal ones.
+
+    >>> _literal([1, {"a": True}, "b"]), _literal([16**4000])[:4]
+    ("[1, {'a': True}, 'b']", '[0x1')
+    """
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_literal(each)}' for key, each in value.items())}}}"
+    return hex(value) if isinstance(value, int) and value.bit_length() > LONG else repr(value)
 
 
 def _text(case: Any) -> str:

@@ -35,14 +35,17 @@ class Overlap:
         return self.kind != "n-gram"
 
 
-def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> list[Overlap]:
-    """All pairs that overlap, each with its strongest evidence, in the order of the examples."""
+def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem], hints: bool = True) -> list[Overlap]:
+    """All pairs that overlap, each with its strongest evidence, in the order of the examples.
+
+    Without `hints` only those that are certain.
+    """
     found: list[Overlap] = []
     by_upstream = {problem.upstream: problem for problem in problems if problem.upstream}
     by_prompt = {text: problem for problem in problems if (text := normal_text(problem.prompt))}
     by_solution = {normal_code(problem.prompt + problem.solution): problem for problem in problems if problem.solution}
     by_run: dict[tuple[str, ...], list[Problem]] = {}
-    for problem in problems:
+    for problem in problems if hints else ():
         for run in _runs(problem.prompt + problem.solution):
             by_run.setdefault(run, []).append(problem)
     for example in examples:
@@ -55,7 +58,7 @@ def find_overlaps(examples: Sequence[Example], problems: Sequence[Problem]) -> l
         for kind, match in matches:
             if match is not None:
                 pairs.setdefault(match.task_id, Overlap(example.id, match.task_id, kind))
-        for run in sorted(_runs(example.prompt + example.completion)):
+        for run in sorted(_runs(example.prompt + example.completion)) if hints else ():
             for problem in by_run.get(run, ()):
                 pairs.setdefault(problem.task_id, Overlap(example.id, problem.task_id, "n-gram"))
         found += pairs.values()

@@ -1,6 +1,7 @@
 """Your own files: a training set of `prompt` and `completion`, a benchmark of problems as in `problems.jsonl`."""
 
 from pathlib import Path
+from typing import Any
 
 from flextune.errors import FlextuneError
 from flextune.tasks.problem import Example, Problem
@@ -11,6 +12,7 @@ KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("prompt", (str,), "a text"),
     ("tests", (str, dict), "a text, or an object with inputs and outputs"),
     ("stop", (list,), "a list of texts"),
+    ("upstream", (str,), "a text"),
 )
 
 
@@ -21,7 +23,21 @@ def load(path: Path) -> tuple[list[Problem], dict[str, object]]:
         for key, kinds, expected in KINDS:
             if key in row and not isinstance(row[key], kinds):
                 raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected {expected}")
+        if isinstance(row["tests"], dict) and (wrong := _wrong_pairs(row["tests"])):
+            raise FlextuneError(f"{path}, row {number}: tests: {wrong}")
     return [Problem.from_snapshot(row) for row in rows.rows], rows.provenance
+
+
+def _wrong_pairs(tests: dict[str, Any]) -> str | None:
+    """What is wrong with pairs of standard input and expected output."""
+    for key in ("inputs", "outputs"):
+        found = tests.get(key)
+        if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+            return f"{key} = {found!r}; expected a list of texts"
+    inputs, outputs = len(tests["inputs"]), len(tests["outputs"])
+    if not inputs or inputs != outputs:
+        return f"{inputs} inputs and {outputs} outputs; expected at least one, and as many of both"
+    return None
 
 
 def examples(path: Path) -> tuple[list[Example], dict[str, object]]:

@@ -72,9 +72,12 @@ def hold_out(learn: TrainingSet, fixed: TrainingSet, count: int) -> tuple[Traini
         )
     problems: dict[str, int] = Counter(map(_problem, learn.examples))
     held: set[str] = set()
+    taken = 0
     for problem in random.Random(0).sample(list(problems), len(problems)):
-        if sum(problems[name] for name in held) < count:
-            held.add(problem)
+        if taken >= count:
+            break
+        held.add(problem)
+        taken += problems[problem]
     rest = [example for example in learn.examples if _problem(example) not in held]
     if not rest:
         raise UsageError(f"training.validation = {count}: nothing of {learn.name} is left to learn; hold out fewer")
@@ -92,7 +95,7 @@ def without_overlaps(found: TrainingSet, benchmarks: Sequence[Benchmark], overla
         return found
     shared: set[str] = set()
     for benchmark in benchmarks:
-        same = [o for o in find_overlaps(found.examples, benchmark.problems) if o.certain]
+        same = find_overlaps(found.examples, benchmark.problems, hints=False)
         if same and overlap == "refuse":
             raise UsageError(
                 f"{len(same)} examples of {found.name} are problems of {benchmark.name}, such as "
