@@ -8,6 +8,8 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+BATCH = 500
+"""Resamples at a time: they bound the memory that thousands of problems take, and change no number."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,12 @@ def bootstrap_mean(per_problem: Sequence[float], lowest: float = 0.0, highest: f
         reach = wilson(0, len(values)).high
         return Interval(mean, max(mean - reach, lowest), min(mean + reach, highest))
     found = stats.bootstrap(
-        (values,), np.mean, confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0)
+        (values,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        batch=BATCH,
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return Interval(mean, float(found.low), float(found.high))
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import optimize, stats
 
+from flextune.scoring.intervals import BATCH
+
 SIGNIFICANCE = 0.05
 POWER = 0.8
 
@@ -33,7 +35,12 @@ def sign_flip(differences: Sequence[float]) -> float:
     if len(values) < 2:
         return 1.0
     found = stats.permutation_test(
-        (values,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=9999,
+        batch=BATCH,
+        rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
 
