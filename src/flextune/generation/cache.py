@@ -12,7 +12,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from flextune.files import to_line
+from flextune.files import cut_torn_line, to_line
 from flextune.generation.backend import Request, Text
 from flextune.models import cache_folder
 
@@ -42,10 +42,9 @@ class TextCache:
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_suffix(".lock")), self.path.open("ab") as file:
-            # what a killed process left half written goes
-            whole = self.path.read_bytes().rfind(b"\n") + 1
-            file.truncate(whole)
-            file.write(("" if whole else self._first).encode() + "".join(map(to_line, rows)).encode())
+            cut_torn_line(self.path)  # what a killed process left half written
+            first = "" if self.path.stat().st_size else self._first
+            file.write((first + "".join(map(to_line, rows))).encode())
 
 
 def _key(request: Request) -> str:
