@@ -6,7 +6,7 @@ from made_rows import make_row
 from made_spectrum import adapter, content
 from rich.console import Console
 
-from flextune.files import read_jsonl, write_json, write_jsonl
+from flextune.files import read_json, read_jsonl, write_json, write_jsonl
 from flextune.report.page import write_page
 from flextune.report.reproduction import Paper, summary
 from flextune.report.rows import rows_page
@@ -55,6 +55,15 @@ def test_the_papers_number_ours_and_the_difference(arms):
     assert "+27.9" in five
     assert "+20.0 (" in five
     assert line(text, "round-4 ").split()[-4:] == ["–"] * 4  # not there yet
+
+
+def test_a_row_that_learned_from_a_few_examples_is_named(arms):
+    assert "first rows" not in printed(arms)
+    run = RunDirectory(arms["plain"][0])
+    limited = "training: {dataset: apps, limit: 100}"
+    run.recipe.write_text(run.recipe.read_text().replace("training: null", limited))
+    write_json(run.provenance, {**read_json(run.provenance), "inputs": {"training set apps": {"rows": 5}}})
+    assert "Trained on the first rows of a set only: plain on 5 of apps." in printed(arms)
 
 
 def test_all_languages_and_the_penalty_against_the_control(arms):
@@ -247,6 +256,14 @@ def test_what_was_learned_in_another_language_is_not_called_kept(arms):
     page = rows_page(arms, "Rows", SMALL)
     assert [card.place for card in page.sections[0].blocks[0].cards] == ["round-5 against plain, in humaneval-java"]
     assert "learned-and-kept" not in [figure.name for figure in page.figures]
+
+
+@pytest.mark.parametrize("dataset", ["apps-competition", "code-search-net", "mbpp"])
+def test_every_set_with_a_name_is_in_python(arms, dataset):
+    for run in arms["plain"].values():
+        recipe = RunDirectory(run).recipe
+        recipe.write_text(recipe.read_text().replace("training: null", f"training: {{dataset: {dataset}}}"))
+    assert "learned-and-kept" in [figure.name for figure in rows_page(arms, "Rows", SMALL).figures]
 
 
 def test_an_adapter_at_parts_of_its_strength_is_a_curve(arms, tmp_path):

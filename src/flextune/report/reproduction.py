@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Group
 
-from flextune.files import read_jsonl
+from flextune.files import read_json, read_jsonl
 from flextune.report.comparison import sentence
 from flextune.report.page import NOTHING, Table, Text
 from flextune.report.results import model_name, points
@@ -43,10 +44,14 @@ def summary(arms: Arms, paper: Paper) -> Group:
     return shown([Text(f"Models: {of}"), *blocks, *map(Text, _penalty(arms))])
 
 
-def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iterator[Table]:
-    """The paper's Tables 2, 4 and 3, as far as it has rows here."""
+def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iterator[Table | Text]:
+    """The paper's Tables 2, 4 and 3, as far as it has rows here, and which rows learned from a few examples."""
     yield from _claimed(found, {row: paper.claims.get(row, ()) for row in paper.abouts})
     yield from _optimizers(arms, [claim for claim in paper.optimizers if claim.row in paper.abouts])
+    parts = {row: part for row in paper.abouts if row in arms and (part := _learned_part(arms[row]))}
+    if parts:
+        each = ", ".join(f"{row} on {part}" for row, part in parts.items())
+        yield Text(f"Trained on the first rows of a set only: {each}.")
 
 
 def models(arms: Arms) -> list[str]:
@@ -83,6 +88,16 @@ def _claimed(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[A
         right = ("paper", "here (95 % interval)", "n", "here − paper", "against the base")
         if rows:
             yield Table(place, ["row", "measured"], right, rows)
+
+
+def _learned_part(runs: Mapping[int, str | Path]) -> str:
+    """How many rows a training was limited to, and of what; empty if it had all."""
+    run = RunDirectory(next(iter(runs.values())))
+    training = yaml.safe_load(run.recipe.read_text(encoding="utf-8")).get("training")
+    if not training or not training.get("limit"):
+        return ""
+    rows = read_json(run.provenance)["inputs"][f"training set {training['dataset']}"]["rows"]
+    return f"{min(rows, training['limit'])} of {training['dataset']}"
 
 
 def _found(row: Mapping[str, Any]) -> tuple[str, str]:

@@ -33,9 +33,6 @@ from flextune.scoring.compare import adjusted
 from flextune.scoring.matrix import Arms, bases, learned_and_kept, matrix, model_of, transfer
 from flextune.scoring.runs import measurements
 
-IN_PYTHON = {"mbpp", "apps", "codesearchnet", "basics"}
-"""Training sets in that language."""
-
 
 def rows_page(arms: Arms, title: str = "", paper: Paper = NOT_OF_THE_PAPER) -> Page:
     """The page of several runs."""
@@ -104,7 +101,7 @@ def _cards(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[Card]:
 def _learned(arms: Arms) -> list[dict[str, Any]]:
     """What each training learned and kept, corrected for their number; nothing where another language was learned."""
     datasets = {recipe["training"]["dataset"] for recipe in recipes(arms) if recipe.get("training")}
-    if not datasets <= IN_PYTHON:
+    if any(name.endswith(".jsonl") for name in datasets):  # those with a name are all in Python
         return []
     rows = learned_and_kept(arms, LEARNED)
     comparisons = iter(adjusted([row[what] for row in rows for what in ("learned", "kept")]))
