@@ -103,6 +103,13 @@ def test_a_program_cannot_speak_for_the_sandbox():
     assert verdict("python", said).verdict == "runtime_error"
 
 
+def test_files_without_a_byte_are_counted():
+    body = "    import os\n    for n in range(10**9):\n        os.close(os.open(str(n), os.O_CREAT))"
+    limits = Limits(cpu_seconds=30, wall_seconds=60)
+    found = verdict("python", body, sandbox="bubblewrap", limits=limits)
+    assert (found.verdict, found.detail) == ("output_limit", "more than 64 MB of files, or 100,000 files")
+
+
 def test_a_program_that_kills_itself_is_not_slow():
     assert verdict("python", "    import os; os.kill(os.getpid(), 9)").verdict == "runtime_error"
 

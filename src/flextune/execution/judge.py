@@ -18,7 +18,7 @@ from flextune.errors import FlextuneError
 from flextune.execution.languages import LANGUAGES, End, Language
 from flextune.execution.program import Program
 from flextune.execution.sandbox import Job, Room
-from flextune.execution.sandbox.supervise import Allowance, Outcome, Report, supervise
+from flextune.execution.sandbox.supervise import MOST_FILES, Allowance, Outcome, Report, supervise
 from flextune.execution.session import Session, remove
 from flextune.execution.toolchain import PATH, tool_path
 from flextune.execution.verdict import Kind, Verdict
@@ -151,7 +151,7 @@ class _Run:
             case "output":
                 return "output_limit", f"more than {limits.output_kb} KB of output", False
             case "disk":
-                return "output_limit", f"more than {limits.disk_mb} MB of files", False
+                return "output_limit", f"more than {limits.disk_mb} MB of files, or {MOST_FILES:,} files", False
             case "cpu":
                 return "timeout", f"{limits.cpu_seconds:g} seconds of processor time", False
             case "wall":

@@ -14,11 +14,10 @@ from pathlib import Path
 
 from flextune.execution.sandbox import kernel
 from flextune.execution.sandbox.launched import COMPILER_DISK_MB, REPORT, SYSTEM, Launcher
-from flextune.execution.sandbox.layer import Ended, Files, Job, Room, Running, SandboxError
+from flextune.execution.sandbox.layer import IN_MEMORY, SCRATCH, Ended, Files, Job, Room, Running, SandboxError
 from flextune.execution.sandbox.process import Process, limited
 
 NAME = "bubblewrap"
-SCRATCH = "/scratch"
 
 
 class Bubblewrap:
@@ -136,12 +135,11 @@ class _Wrapped:
 
 def _options(disk_mb: int, readable: Sequence[str]) -> list[str]:
     """The bubblewrap command with what everything in it sees."""
-    temporary = ("/tmp", "/dev/shm", SCRATCH)
     return [
         *as_nobody(),
         *("bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--clearenv"),
         *("--proc", "/proc", "--dev", "/dev"),
-        *(word for path in temporary for word in ("--size", str(disk_mb << 20), "--tmpfs", path)),
+        *(word for path in IN_MEMORY for word in ("--size", str(disk_mb << 20), "--tmpfs", path)),
         *(word for path in (*SYSTEM, *readable) for word in ("--ro-bind-try", path, path)),
     ]
 

@@ -7,6 +7,11 @@ from typing import Protocol
 
 from flextune.errors import FlextuneError
 
+SCRATCH = "/scratch"
+"""Where a job may write, in a room with a root of its own."""
+IN_MEMORY = ("/tmp", "/dev/shm", SCRATCH)
+"""File systems in memory of such a room."""
+
 
 class SandboxError(FlextuneError):
     """The sandbox itself failed: never a verdict about the program in it."""

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 from flextune.execution.sandbox.launcher import descendants
-from flextune.execution.sandbox.layer import Files, Job, Room, Running
+from flextune.execution.sandbox.layer import IN_MEMORY, Files, Job, Room, Running
 
 KEPT = 4096
 """Bytes of output kept from its start and from its end."""
 FIRST_LOOK, LOOK = 0.25, 0.1
 """Seconds after which the use of processor and memory is looked at, and then how often."""
+MOST_FILES = 100_000
+"""In a file system in memory: bytes are bounded there, but each empty file takes a kilobyte of the kernel's memory."""
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -214,6 +216,8 @@ class _Watch:
             return "memory"
         if self._folder is not None and _size(self._folder) > self._allowed.disk_mb << 20:
             return "disk"
+        if _files_in_memory(self._running.pid) > MOST_FILES:
+            return "disk"
         return "wall" if now >= self._end else ""
 
 
@@ -230,6 +234,18 @@ def usage(pid: int) -> tuple[float, int]:
     if memory > 256 << 20 and len(pids) > 2:  # processes that were forked share pages
         memory = sum(_own_memory(process, memory // len(pids)) for process in pids)
     return ticks / TICKS, memory
+
+
+def _files_in_memory(pid: int) -> int:
+    """The most files in a file system in memory of a job with a root of its own; 0 where that is not told."""
+    most = 0
+    with contextlib.suppress(OSError):
+        root = Path(f"/proc/{[pid, *descendants(pid)][-1]}/root")
+        if not root.samefile("/"):
+            for path in IN_MEMORY:
+                told = os.statvfs(f"{root}{path}")
+                most = max(most, told.f_files - told.f_ffree)
+    return most
 
 
 def _own_memory(process: int, otherwise: int) -> int:
