@@ -55,6 +55,9 @@ def test_what_is_no_code_is_counted(tmp_path):
         ],
     )
     assert score(Measurement(tmp_path), "b")["not_code"] == 1
+    write_jsonl(tmp_path / "completions.jsonl", [{"name": "t/0", "completion": "    return x"}])
+    with pytest.raises(FlextuneError, match=r"completions\.jsonl, line 1: the key 'task_id' is missing"):
+        score(Measurement(tmp_path), "b")
 
 
 def test_no_verdicts(tmp_path):

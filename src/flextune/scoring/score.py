@@ -110,5 +110,5 @@ def _not_code(measurement: Measurement) -> int:
     problems = {row["task_id"]: Problem.from_snapshot(row) for row in read_jsonl(measurement.problems)}
     return sum(
         not is_code(problems[row["task_id"]].language, problems[row["task_id"]].prompt, row["completion"])
-        for row in read_jsonl(measurement.completions)
+        for row in read_jsonl(measurement.completions, ("task_id", "completion"))
     )
