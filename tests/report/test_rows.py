@@ -249,6 +249,17 @@ def test_seeds_are_compared_with_the_same_seed(tmp_path):
     assert programs.problems[0].kinds == ["correction"]
 
 
+def test_of_many_findings_those_within_noise_have_no_card(arms, tmp_path):
+    for row, java in (("permuted", HALF), ("l2", HALF), ("kl", HALF), ("tuned", set())):
+        arms[row] = {0: make_row(tmp_path, row, 0, {"humaneval": HALF, "humaneval-java": java})}
+    cards, more = rows_page(arms, "Rows", SMALL).sections[0].blocks[:2]
+    assert [card.place for card in cards.cards] == [
+        "round-5 against plain, in humaneval-java",
+        "tuned, unmerged: kept, humaneval-java",
+    ]
+    assert more.text == "11 more are within noise; the figure of learned against kept has them."
+
+
 def test_what_was_learned_in_another_language_is_not_called_kept(arms):
     for run in arms["plain"].values():
         recipe = RunDirectory(run).recipe

@@ -33,6 +33,9 @@ from flextune.scoring.compare import adjusted
 from flextune.scoring.matrix import Arms, bases, learned_and_kept, matrix, model_of, transfer
 from flextune.scoring.runs import measurements
 
+MANY = 9
+"""Cards; of more only the first one, and those that are beyond noise, are on the page."""
+
 
 def rows_page(arms: Arms, title: str = "", paper: Paper = NOT_OF_THE_PAPER) -> Page:
     """The page of several runs."""
@@ -60,9 +63,12 @@ def _results(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> It
     if not found:
         yield Text("Nothing has been measured yet.")
         return
-    cards = list(_cards(found, arms))
-    if cards:
-        yield Cards(cards)
+    cards = list(_cards(arms))
+    shown = cards if len(cards) <= MANY else [card for n, card in enumerate(cards) if n == 0 or card.side]
+    if shown:
+        yield Cards(shown)
+    if len(shown) < len(cards):
+        yield Text(f"{len(cards) - len(shown)} more are within noise; the figure of learned against kept has them.")
     yield from map(Text, dict.fromkeys(_conditions(found, arms)))
     yield from map(Text, _broken(found, arms))
     if PENALTY in paper.abouts and PENALTY not in arms:
@@ -88,7 +94,7 @@ def _results(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> It
     yield from wins(list(_won(found, arms)))
 
 
-def _cards(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[Card]:
+def _cards(arms: Arms) -> Iterator[Card]:
     """The penalty against the control where both are there; then what each training learned, and kept elsewhere."""
     for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
         if row["reference"] == CONTROL:
