@@ -21,6 +21,7 @@ from flextune.rundir import RunDirectory
 from flextune.studies import sweep as module
 from flextune.studies.process import StoppedError
 from flextune.studies.settings import Sweep
+from flextune.studies.storage import JOURNAL
 from flextune.studies.sweep import run_sweep
 
 
@@ -327,7 +328,7 @@ def test_a_disk_that_was_full_in_the_middle_of_a_line_takes_nothing_from_a_searc
     made_up(losses)
     with pytest.raises(OSError, match="No space left"):
         run_sweep(recipe(), tmp_path)
-    with (tmp_path / module.JOURNAL).open("a") as file:
+    with (tmp_path / JOURNAL).open("a") as file:
         file.write('{"op_code":8,"trial_id":')
     run_sweep(recipe(), tmp_path)
     run_sweep(recipe(), tmp_path)  # it can be read again

@@ -22,12 +22,11 @@ from typing import Any, Literal
 import optuna
 import yaml
 from filelock import FileLock, Timeout
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import TrialState
 
 from flextune import pipeline
 from flextune.errors import DivergedError, NoRoomError, UsageError, cause
-from flextune.files import cut_torn_line, differences, write_json
+from flextune.files import differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
 from flextune.report.sweep import RECORD
@@ -35,9 +34,9 @@ from flextune.rundir import version
 from flextune.studies.objective import objective, so_far
 from flextune.studies.process import StoppedError, alone
 from flextune.studies.settings import Range, Sweep
+from flextune.studies.storage import storage_of
 from flextune.studies.workers import on_a_cluster, on_this_machine
 
-JOURNAL = "sweep.journal"
 P_PRUNED = 0.1
 """Of Wilcoxon's test by which a trial ends early."""
 ABANDONED = 120
@@ -135,7 +134,7 @@ class _Search:
         """
         options: dict[str, Any] = {
             "study_name": self.output.name,
-            "storage": _storage(self.storage, self.output),
+            "storage": storage_of(self.storage, self.output),
             "pruner": _pruner(self.sweep),
         }
         direction: Literal["minimize", "maximize"] = "maximize"
@@ -280,29 +279,6 @@ def _trial(recipe: Recipe, settings: Mapping[str, Any], name: str) -> Recipe:
 def _plain(recipe: Recipe) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(dump_recipe(recipe))
     return content
-
-
-class _MendingLock(JournalFileSymlinkLock):
-    """Optuna's lock: who gets it writes behind whole lines, also where a disk was full in the middle of one."""
-
-    def acquire(self) -> bool:
-        held = super().acquire()
-        cut_torn_line(Path(self._lock_target_file))
-        return held
-
-
-def _storage(storage: str | None, output: Path) -> Any:
-    if storage is None:
-        journal = str(output / JOURNAL)
-        return optuna.storages.JournalStorage(JournalFileBackend(journal, _MendingLock(journal)))
-    if storage.startswith("grpc://"):
-        host, _, port = storage.removeprefix("grpc://").partition(":")
-        if not port.isdecimal():
-            raise UsageError(f"storage = {storage!r}: expected grpc://host:port")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.GrpcStorageProxy(host=host, port=int(port))
-    return storage
 
 
 def _pruner(sweep: Sweep) -> Any:
