@@ -47,7 +47,7 @@ PAPER: dict[str, tuple[Claim, ...]] = {
     ),
 }
 """Rows in the paper's order, each with what it reports; those that follow are not in it."""
-CONTROLS = ("plain", "permuted", "l2", "scale-0.25", "scale-0.5", "scale-0.75", "kl", "tuned")
+CONTROLS = ("plain", "plain-attention", "permuted", "l2", "scale-0.25", "scale-0.5", "scale-0.75", "kl", "tuned")
 
 
 @dataclass(frozen=True)
