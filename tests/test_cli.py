@@ -2,8 +2,11 @@
 
 import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -245,6 +248,35 @@ def test_spectrum_writes_numbers_and_figures(call, tmp_path):
     assert "frequencies of 0.25 and more" in printed
     assert json.loads((output / "spectrum.json").read_text())["permutations"] == 3
     assert len(list(output.glob("*.svg"))) == 3
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_says_so_and_tidies_up(tmp_path, number, code):
+    """By Ctrl-C, or as a scheduler ends a job: the folder that programs run in is gone."""
+    temporary, completions = tmp_path / "temporary", tmp_path / "completions.jsonl"
+    temporary.mkdir()
+    endless = {"task_id": "basics/eggs_in_boxes", "completion": "    while True: pass\n"}
+    completions.write_text("".join(json.dumps(endless | {"sample": sample}) + "\n" for sample in range(8)))
+    heeding = (  # SIGINT, which a process in the background of a script is born ignoring
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from flextune.cli import main; main()"
+    )
+    command = ["execute", completions, "--benchmark", "basics-python", "--timeout", 2]
+    running = subprocess.Popen(
+        [sys.executable, "-c", heeding, *map(str, command)],
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(temporary.glob("flextune-*/*")):
+        assert time.monotonic() < deadline
+        assert running.poll() is None
+        time.sleep(0.05)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert (running.returncode, list(temporary.iterdir())) == (code, []), err
+    assert err.endswith("flextune: stopped; the same command goes on from here\n")
+    assert not (tmp_path / "verdicts.jsonl").exists()
 
 
 def test_help_loads_no_heavy_library():

@@ -1,8 +1,9 @@
 """The command line: one verb, one function. Heavy libraries are imported by the verb that needs them.
 
-Exit codes: 0 done, 1 failed, 2 used wrongly.
+Exit codes: 0 done, 1 failed, 2 used wrongly, 130 and 143 stopped.
 """
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ app = cyclopts.App(
     help="Fine-tune a code model on one programming language, and know what that did to the others.",
     version=version,
     default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
     help_epilogue="Start with `flextune quickstart`. Add --debug to any command to see a traceback.",
 )
 app.command(data.app)
@@ -53,12 +55,22 @@ def doctor() -> None:
     out.print(examination.table())
 
 
+class TerminatedError(KeyboardInterrupt):
+    """The command was asked to end, by a scheduler, a container, or `kill`; it tidies up as after Ctrl-C."""
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _terminated)
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in tokens
     tokens = [token for token in tokens if token != "--debug"]
     sys.exit(_guarded(lambda: app(tokens, exit_on_error=False, print_error=False, result_action="return_value"), debug))
+
+
+def _terminated(number: int, _: object) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+    raise TerminatedError
 
 
 def _guarded(command: Callable[[], Any], debug: bool) -> int:
@@ -82,7 +94,8 @@ def _sentence(error: BaseException) -> tuple[int, str]:
         case FlextuneError():
             return error.exit_code, str(error)
         case KeyboardInterrupt():
-            return 130, "stopped; the same command goes on from here"
+            code = 143 if isinstance(error, TerminatedError) else 130
+            return code, "stopped; the same command goes on from here"
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
