@@ -3,9 +3,8 @@
     python benchmarks/fences.py --data DATA [--results results/small] [--work runs/fences]
 
 A chat model often closes its answer with a fence. HumanEval's stop strings end a completion there, MultiPL-E's do not:
-in JavaScript such a program does not compile, however right it is. This cuts each kept completion at its first line
-that begins with a fence, judges those that this changes anew (the others keep their verdicts), and makes the same
-comparisons. The rows as they were planned stay what they are; this says how much of them is form.
+in JavaScript such a program does not compile, however right it is. This cuts each kept completion at its first fence,
+judges those that this changes anew (the others keep their verdicts), and makes the same comparisons. The rows as they were planned stay what they are; this says how much of them is form.
 Prints the tables and writes them to benchmarks/results/fences.md.
 """
 
@@ -25,14 +24,14 @@ from flextune.rundir import Measurement, machine
 from flextune.scoring.score import score
 
 RESULTS = Path(__file__).parent / "results" / "fences.md"
-FENCE = "\n```"
+FENCE = "```"
 
 
 def cut(kept: Measurement, target: Measurement, benchmark: str, data: str) -> tuple[int, int, int]:
     """Write the measurement with completions cut; returns how many were cut, solved before, and solved after."""
-    rows = [{**row, "cut": FENCE in f"\n{row['completion']}"} for row in read_jsonl(kept.completions)]
+    rows = [{**row, "cut": FENCE in row["completion"]} for row in read_jsonl(kept.completions)]
     for row in rows:
-        row["completion"] = f"\n{row['completion']}".partition(FENCE)[0][1:]
+        row["completion"] = row["completion"].partition(FENCE)[0]
     verdicts = {(row["task_id"], row["sample"]): row for row in read_jsonl(kept.verdicts)}
     before = sum(row["passed"] for row in verdicts.values())
     changed = [row for row in rows if row.pop("cut")]

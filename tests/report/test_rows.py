@@ -63,7 +63,7 @@ def test_a_row_that_learned_from_a_few_examples_is_named(arms):
     limited = "training: {dataset: apps, limit: 100}"
     run.recipe.write_text(run.recipe.read_text().replace("training: null", limited))
     write_json(run.provenance, {**read_json(run.provenance), "inputs": {"training set apps": {"rows": 5}}})
-    assert "Trained on the first rows of a set only: plain on 5 of apps." in printed(arms)
+    assert "less what is longer than training.max_length: plain on 100 examples or fewer from 5 rows of apps." in printed(arms)
 
 
 def test_all_languages_and_the_penalty_against_the_control(arms):

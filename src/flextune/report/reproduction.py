@@ -51,7 +51,7 @@ def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iter
     parts = {row: part for row in paper.abouts if row in arms and (part := _learned_part(arms[row]))}
     if parts:
         each = ", ".join(f"{row} on {part}" for row, part in parts.items())
-        yield Text(f"Trained on the first rows of a set only: {each}.")
+        yield Text(f"Trained on a part of a set, less what is longer than training.max_length: {each}.")
 
 
 def models(arms: Arms) -> list[str]:
@@ -91,13 +91,13 @@ def _claimed(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[A
 
 
 def _learned_part(runs: Mapping[int, str | Path]) -> str:
-    """How many rows a training was limited to, and of what; empty if it had all."""
+    """How many examples a training was limited to, and of what; empty if it had all."""
     run = RunDirectory(next(iter(runs.values())))
     training = yaml.safe_load(run.recipe.read_text(encoding="utf-8")).get("training")
     if not training or not training.get("limit"):
         return ""
     rows = read_json(run.provenance)["inputs"][f"training set {training['dataset']}"]["rows"]
-    return f"{min(rows, training['limit'])} of {training['dataset']}"
+    return f"{training['limit']} examples or fewer from {rows} rows of {training['dataset']}"
 
 
 def _found(row: Mapping[str, Any]) -> tuple[str, str]:
