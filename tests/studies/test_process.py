@@ -2,12 +2,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
 from flextune.errors import FlextuneError
+from flextune.studies import process
 from flextune.studies.process import StoppedError, alone
 
 
@@ -26,6 +28,33 @@ def test_a_trial_can_be_stopped():
         alone(time.sleep, 60, stop=lambda: next(looks))
     assert time.monotonic() - started < 30
     assert alone(os.path.join, "a", "b", stop=lambda: False) == "a/b"
+
+
+def work_in_a_folder(told):
+    with tempfile.TemporaryDirectory(dir=Path(told).parent) as folder:
+        Path(told).write_text(folder)
+        time.sleep(60)
+
+
+def test_a_trial_that_is_ended_tidies_up(tmp_path):
+    told = tmp_path / "folder"
+    with pytest.raises(StoppedError):
+        alone(work_in_a_folder, str(told), stop=told.exists)
+    assert list(tmp_path.iterdir()) == [told]
+
+
+def deaf():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)
+
+
+def test_a_trial_that_does_not_end_is_killed(monkeypatch):
+    monkeypatch.setattr(process, "GRACE", 0.5)
+    looks = iter([False, False, False, True])  # by the last one it is deaf
+    started = time.monotonic()
+    with pytest.raises(StoppedError):
+        alone(deaf, stop=lambda: next(looks))
+    assert time.monotonic() - started < 30
 
 
 def test_an_error_says_where_it_happened():
@@ -62,13 +91,13 @@ if __name__ == "__main__":
 """
     script = tmp_path / "script.py"
     script.write_text(code)
-    process = subprocess.Popen([sys.executable, script])
+    study = subprocess.Popen([sys.executable, script])
     deadline = time.monotonic() + 20
     while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
     trial = int(told.read_text())
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    study.send_signal(signal.SIGKILL)
+    study.wait()
     while alive(trial) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(trial)

@@ -3,9 +3,10 @@
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flextune.errors import FlextuneError
@@ -13,6 +14,8 @@ from flextune.errors import FlextuneError
 Result = TypeVar("Result")
 LOOK = 0.5
 """Seconds from one call of `stop` to the next."""
+GRACE = 10.0
+"""Seconds in which a process that is to end can tidy up."""
 
 
 class StoppedError(Exception):
@@ -25,7 +28,7 @@ def alone(function: Callable[..., Result], *arguments: Any, stop: Callable[[], b
     Args:
         function: Of a module, so that another process finds it.
         *arguments: Passed to it.
-        stop: Called now and then; when it returns true the process is killed.
+        stop: Called now and then; when it returns true the process is ended.
 
     Raises:
         FlextuneError: The process was killed by somebody else.
@@ -42,12 +45,9 @@ def alone(function: Callable[..., Result], *arguments: Any, stop: Callable[[], b
                 raise StoppedError
         succeeded, outcome = receiver.recv()
     except EOFError:
-        raise FlextuneError(
-            "the process of this trial was killed, perhaps for want of memory; what was finished is kept, the same "
-            "command goes on"
-        ) from None
+        raise FlextuneError("the process that this ran in was killed, perhaps for want of memory") from None
     except BaseException:
-        process.kill()
+        end([process], GRACE)
         raise
     finally:
         process.join()
@@ -59,6 +59,7 @@ def alone(function: Callable[..., Result], *arguments: Any, stop: Callable[[], b
 
 def _call(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     end_with_parent()
+    tidy_when_ended()
     try:
         outcome = True, function(*arguments)
     except BaseException as error:
@@ -69,6 +70,29 @@ def _call(sender: Any, function: Callable[..., Any], arguments: tuple[Any, ...])
     except Exception:  # an error with an __init__ of its own, or one that holds what cannot travel
         outcome = False, FlextuneError(f"{type(outcome[1]).__name__}: {outcome[1]}")
     sender.send(outcome)
+
+
+def end(processes: Sequence[Any], grace: float) -> None:
+    """Ask processes to end, and kill those that are still there after so many seconds."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.join(grace)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def tidy_when_ended() -> None:
+    """Take `end`, and nothing else, as Ctrl-C: the one at the keyboard reaches every process, and is the parent's."""
+
+    def ended(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, ended)
 
 
 def end_with_parent() -> None:

@@ -2,12 +2,13 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from flextune.errors import FlextuneError
 from flextune.execution.cluster import connect
-from flextune.studies.process import end_with_parent
+from flextune.studies.process import GRACE, end, end_with_parent, tidy_when_ended
 
 
 def on_this_machine(work: Callable[..., None], arguments: tuple[Any, ...], workers: int) -> None:
@@ -23,8 +24,7 @@ def on_this_machine(work: Callable[..., None], arguments: tuple[Any, ...], worke
         for process in started:
             process.join()
     except BaseException:
-        for process in started:
-            process.kill()
+        end(started, 2 * GRACE)  # each waits for its trial
         raise
     if any(process.exitcode for process in started):
         raise FlextuneError("a worker failed or was killed; what was finished is kept, the same command goes on")
@@ -34,12 +34,16 @@ def _worker(work: Callable[..., None], arguments: tuple[Any, ...], number: int, 
     import torch
 
     end_with_parent()
+    tidy_when_ended()
     if count := torch.cuda.device_count():
         allowed = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         os.environ["CUDA_VISIBLE_DEVICES"] = allowed.split(",")[number % count]
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
-    work(*arguments, number)
+    try:
+        work(*arguments, number)
+    except KeyboardInterrupt:
+        sys.exit(1)  # whoever asked for it knows
 
 
 def on_a_cluster(work: Callable[..., None], arguments: tuple[Any, ...], workers: int, address: str) -> None:
