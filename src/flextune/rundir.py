@@ -197,6 +197,8 @@ class RunDirectory:
         inputs; benchmarks and variants may be added, and what concerns training may change until there is an adapter.
         Any other difference is a `UsageError` that names it.
         """
+        if (self.path / "trials").exists():
+            raise UsageError(f"{self.path} holds a sweep or a study; name another --output")
         content = yaml.safe_load(recipe)
         record = {"flextune": version(), "seed": content["seed"], "inputs": inputs, "starts": []}
         if self.provenance.exists():

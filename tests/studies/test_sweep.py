@@ -16,6 +16,7 @@ from flextune import pipeline
 from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
 from flextune.files import read_json, write_jsonl
 from flextune.recipe import change, parse_recipe
+from flextune.report.find import is_under_way
 from flextune.report.sweep import read_sweep, summary
 from flextune.rundir import RunDirectory
 from flextune.studies import sweep as module
@@ -127,6 +128,45 @@ def test_a_search_begins_with_the_recipes_own_values_and_finds_better(tmp_path, 
     assert 0.003 < best["settings"]["training.learning_rate"] < 0.03
     run_sweep(recipe(sweep={**TPE, "trials": 32}), tmp_path)  # more of the same
     assert len(read_sweep(tmp_path)["trials"]) == 32
+
+
+def test_own_values_are_those_of_the_list_however_they_are_written(tmp_path, made_up):
+    made_up(lambda made: [9.0, made.adapter.alpha])
+    space = {"adapter.alpha": [8, 16], "training.epochs": [1, 3]}  # numbers that a recipe holds as 16.0 and 3.0
+    run_sweep(recipe(sweep={**TPE, "space": space, "trials": 3}), tmp_path / "list")
+    first = read_sweep(tmp_path / "list")["trials"][0]
+    assert first["settings"]["adapter.alpha"] == 16
+    word = recipe(adapter={"alpha": "2r"}, sweep={**TPE, "space": {"adapter.alpha": {"low": 8, "high": 16}}})
+    assert module._own(word, word.sweep) == {}  # a word lies in no range
+
+
+def test_a_folder_that_was_renamed_is_the_same_search(tmp_path, made_up):
+    done = made_up(lambda made: [9.0, 1.0])
+    run_sweep(recipe(), tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "two")
+    run_sweep(recipe(), tmp_path / "two")
+    assert len(done) == 6
+    with pytest.raises(UsageError, match="holds another sweep"):
+        run_sweep(recipe(sweep={"space": {**SWEEP["space"], "adapter.rank": [8]}}), tmp_path / "two")
+
+
+def test_a_search_is_under_way_between_its_trials_too(tmp_path, made_up, monkeypatch):
+    made_up(lambda made: [9.0, 1.0])
+    seen, take = [], module._Search.take
+    monkeypatch.setattr(module._Search, "take", lambda search: seen.append(is_under_way(tmp_path)) or take(search))
+    run_sweep(recipe(), tmp_path)
+    assert (seen, is_under_way(tmp_path)) == (7 * [True], False)
+    assert not list(tmp_path.glob("trials/.worker-*"))
+
+
+def test_runs_and_searches_have_folders_of_their_own(tmp_path, made_up):
+    made_up(lambda made: [9.0, 1.0])
+    run_sweep(recipe(), tmp_path / "sweep")
+    with pytest.raises(UsageError, match=r"sweep holds a sweep or a study; name another --output"):
+        RunDirectory(tmp_path / "sweep").begin("seed: 0", {}, {})
+    RunDirectory(tmp_path / "run").begin("seed: 0", {}, {})
+    with pytest.raises(UsageError, match=r"run holds a run; name another --output"):
+        run_sweep(recipe(), tmp_path / "run")
 
 
 def test_a_search_in_parts_tries_what_one_in_a_piece_does(tmp_path, made_up):

@@ -13,8 +13,10 @@ import math
 import socket
 import statistics
 import time
+import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +32,7 @@ from flextune.files import differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
 from flextune.report.sweep import RECORD
-from flextune.rundir import version
+from flextune.rundir import RunDirectory, version
 from flextune.studies.objective import objective, so_far
 from flextune.studies.process import StoppedError, alone
 from flextune.studies.settings import Range, Sweep
@@ -80,6 +82,8 @@ def run_sweep(
     output = Path(output)
     if recipe.sweep is None:
         raise UsageError("the recipe has no `sweep`: see `flextune recipe` for its keys")
+    if RunDirectory(output).provenance.exists():
+        raise UsageError(f"{output} holds a run; name another --output")
     pipeline.check(_trial(recipe, {}, "sweep"))
     (output / "trials").mkdir(parents=True, exist_ok=True)
     search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
@@ -132,15 +136,14 @@ class _Search:
 
         A grid needs no line: the number of a trial says which of its combinations it is.
         """
-        options: dict[str, Any] = {
-            "study_name": self.output.name,
-            "storage": storage_of(self.storage, self.output),
-            "pruner": _pruner(self.sweep),
-        }
         direction: Literal["minimize", "maximize"] = "maximize"
         if self.sweep.objective == "validation_loss":
             direction = "minimize"
+        storage, name = storage_of(self.storage, self.output), self.output.name
         try:
+            if self.storage is None:  # a journal has one study, also where its folder was renamed
+                name = next(iter(optuna.get_all_study_names(storage)), name)
+            options: dict[str, Any] = {"study_name": name, "storage": storage, "pruner": _pruner(self.sweep)}
             try:
                 study = optuna.create_study(**options, direction=direction)
                 if self.sweep.sampler == "tpe":
@@ -161,13 +164,24 @@ class _Search:
 
     def work(self) -> None:
         """Take trials until none, or no time, is left."""
-        while taken := self.take():
-            trial, lock = taken
-            try:
-                self.do(trial)
-            finally:
-                lock.release()
-            self.record()
+        with self.working():
+            while taken := self.take():
+                trial, lock = taken
+                try:
+                    self.do(trial)
+                finally:
+                    lock.release()
+                self.record()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A lock that says, from the first trial to the last, that somebody is at work here."""
+        file = self.output / "trials" / f".worker-{uuid.uuid4().hex}.lock"
+        try:
+            with FileLock(file):
+                yield
+        finally:
+            file.unlink(missing_ok=True)
 
     @property
     def trials(self) -> int:
@@ -218,20 +232,20 @@ class _Search:
             return optuna.samplers.TPESampler(seed=self.recipe.seed + number, group=bool(self.sweep.only))
 
     def lock(self, number: int) -> FileLock:
-        """Of a trial."""
-        return FileLock(self.output / "trials" / f".{number:04d}.lock", timeout=0)
+        """Of a trial; whoever asks `is_held` has it for a moment."""
+        return FileLock(self.output / "trials" / f".{number:04d}.lock", timeout=0.1)
 
     def do(self, trial: optuna.Trial) -> None:
         """Run a trial and tell the study what came of it."""
-        settings = _suggested(trial, self.sweep) if self.sweep.sampler == "tpe" else self.sweep.grid()[trial.number]
-        say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
-        trial.set_user_attr("settings", settings)
         trial.set_user_attr("machine", socket.gethostname())
-        self.record()  # that it is under way
         folder = self.output / _folder(trial.number)
         started, state = time.monotonic(), TrialState.COMPLETE
         value: float | None = None
         try:
+            settings = self.settings(trial)
+            say(f"Trial {trial.number}: {', '.join(f'{key} = {value}' for key, value in settings.items())}")
+            trial.set_user_attr("settings", settings)
+            self.record()  # that it is under way
             made = _trial(self.recipe, settings, f"trial {trial.number}")
             alone(pipeline.run, made, folder, stop=_watch(trial, self.sweep, folder, made))
             value = objective(folder, made, self.sweep)
@@ -248,6 +262,10 @@ class _Search:
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
         self.study.tell(trial, value, state)
         say(f"Trial {trial.number}: {outcome}")
+
+    def settings(self, trial: optuna.Trial) -> dict[str, Any]:
+        """What a trial changes of the recipe."""
+        return _suggested(trial, self.sweep) if self.sweep.sampler == "tpe" else self.sweep.grid()[trial.number]
 
     def record(self) -> None:
         """Write `sweep.json`: every trial, and which is best."""
@@ -304,7 +322,10 @@ def _own(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
             own = setting_of(recipe, key)
         except (KeyError, TypeError):
             continue
-        if own in values if isinstance(values, list) else own is not None and values.low <= own <= values.high:
+        if isinstance(values, list):
+            if own in values:
+                found[key] = values[values.index(own)]  # as it is written there: 16, where the recipe has 16.0
+        elif isinstance(own, int | float) and values.low <= own <= values.high:
             found[key] = own
     return found
 
