@@ -8,10 +8,10 @@ from flextune.scoring.score import score
 LANGUAGES = {"humaneval": "python", "humaneval-java": "java", "humaneval-js": "javascript"}
 
 
-def make_row(root, name, seed, solved, variant="unmerged", of=20):
+def make_row(root, name, seed, solved, variant="unmerged", of=20, **keys):
     """A run that solved the problems whose numbers are given for each benchmark; returns its folder."""
     run = RunDirectory(root / name / f"seed-{seed}")
-    recipe = Recipe(model="m", seed=seed, evaluation={"benchmarks": list(solved)})
+    recipe = Recipe(model="m", seed=seed, evaluation={"benchmarks": list(solved)}, **keys)
     run.begin(dump_recipe(recipe), {}, {"python": "3"})
     for benchmark, numbers in solved.items():
         _solve(run, benchmark, variant, numbers, of)

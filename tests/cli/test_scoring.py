@@ -72,6 +72,7 @@ def test_seeds_are_joined_by_commas(call, tmp_path):
     [
         (["a"], "compare needs at least two"),
         (["a", "a"], "one folder is named twice"),
+        (["a", "b", "--k", "0"], "k = 0: pass@k takes at least 1 sample"),
         (["a", "missing"], "missing is neither a run directory nor a folder with verdicts.jsonl"),
         (["a", "run"], "a run directory cannot be compared with a measurement"),
         (["a", "b", "c", "--show", "correction"], "--show needs two folders"),

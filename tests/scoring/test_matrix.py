@@ -3,9 +3,10 @@
 import shutil
 
 import pytest
-from made_rows import make_row
+from made_rows import make_row, solve
 
 from flextune.files import write_json
+from flextune.recipe import Recipe
 from flextune.rundir import RunDirectory
 from flextune.scoring.compare import compare
 from flextune.scoring.matrix import bases, learned_and_kept, matrix, transfer
@@ -78,6 +79,32 @@ def test_another_model_has_another_base(arms, tmp_path):
     assert found["penalty", "humaneval-java"]["difference"]["value"] == pytest.approx(1.5 / 20)
     assert found["plain", "humaneval-java"] is None
     assert transfer(arms, "penalty", "python") == []
+
+
+def test_an_arm_is_compared_with_its_own_base(tmp_path):
+    arms = {}
+    for name, base, tuned, keys in (
+        ("full", HALF, HALF | {10}, {}),
+        ("four bits", {0, 1}, {0, 1, 2, 3}, {"quantization": "nf4"}),
+        ("lent", None, {0, 1, 2}, {"quantization": "nf4"}),
+        ("merged before", {0}, {0, 1}, {"merge_first": "runs/other"}),
+        ("lent, merged before", None, HALF, {"merge_first": "runs/other"}),
+        ("last", None, HALF, {}),
+    ):
+        run = make_row(tmp_path, name, 0, {"humaneval": tuned}, **keys)
+        if base is not None:
+            solve(run, Recipe(model="m", evaluation={"variants": ["base"]}), "humaneval", base, 20)
+        arms[name] = {0: run}
+    found = {row["arm"]: row["against_base"] for row in matrix(arms) if row["variant"] == "unmerged"}
+    differences = {arm: round(20 * row["difference"]["value"]) for arm, row in found.items()}
+    assert differences == {
+        "full": 1,
+        "four bits": 2,
+        "lent": 1,  # against four bits
+        "merged before": 1,
+        "lent, merged before": 0,  # against full: the model as it came
+        "last": 0,
+    }
 
 
 def test_an_arm_that_lacks_one_of_the_languages_is_not_in_the_mean(arms, tmp_path):

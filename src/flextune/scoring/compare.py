@@ -123,6 +123,8 @@ class _Side:
 
 def _side(arm: Arm, k: int) -> list[_Side]:
     """The measurements of an arm, one for each seed."""
+    if k < 1:
+        raise UsageError(f"k = {k}: pass@k takes at least 1 sample")
     folders = [arm] if isinstance(arm, str | Path) else list(arm)
     if not folders:
         raise UsageError("there is nothing to compare: no folder is named")

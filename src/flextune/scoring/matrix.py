@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flextune.errors import FlextuneError
 from flextune.files import read_json, read_jsonl
 from flextune.rundir import Measurement, RunDirectory
@@ -24,8 +26,8 @@ Arms = Mapping[str, Mapping[int, str | Path]]
 def matrix(arms: Arms) -> list[dict[str, Any]]:
     """pass@1 of each arm on each benchmark, and what it is against the model as it came.
 
-    An arm's value is over the seeds that were measured there. The model as it came is the variant `base` of any arm of
-    the same model, by what `run.json` says of it.
+    An arm's value is over the seeds that were measured there. The model as it came is the variant `base` of the arm, or
+    of another arm of the same model, by what `run.json` says of it.
 
     Returns:
         For each arm, benchmark, decoding and variant a row with these names, `language`, `seeds`, `problems`, `value`
@@ -67,19 +69,37 @@ def _against(reference: Path | None, measured: list[Path]) -> dict[str, Any]:
 def bases(arms: Arms) -> dict[tuple[str, str, str], Path]:
     """The measurement of the model as it came that each arm is compared with, by arm, benchmark and decoding.
 
-    It is the variant `base` of any arm of the same model.
+    It is the arm's own variant `base`, or that of another arm of the same model in the same quantization, into which
+    nothing was merged.
     """
-    found: dict[tuple[str, str, str], Path] = {}
-    for runs in arms.values():
+    weights = {name: _weights(runs) for name, runs in arms.items()}
+    own: dict[tuple[str, str, str], Path] = {}
+    shared: dict[tuple[tuple[str, str], str, str], Path] = {}
+    for name, runs in arms.items():
         for place, folders in _places(runs).items():
             if place.variant == "base":
-                found.setdefault((model_of(runs), place.benchmark, place.decoding), next(iter(folders.values())))
-    return {
+                folder = next(iter(folders.values()))
+                own[name, place.benchmark, place.decoding] = folder
+                if not _loaded(runs).get("merge_first"):
+                    shared.setdefault((weights[name], place.benchmark, place.decoding), folder)
+    lent = {
         (name, benchmark, decoding): folder
-        for name, runs in arms.items()
-        for (model, benchmark, decoding), folder in found.items()
-        if model == model_of(runs)
+        for name in arms
+        for (of, benchmark, decoding), folder in shared.items()
+        if of == weights[name]
     }
+    return lent | own
+
+
+def _weights(runs: Mapping[int, str | Path]) -> tuple[str, str]:
+    """The weights of the model as it came: which model, and in which quantization."""
+    return model_of(runs), str(_loaded(runs).get("quantization"))
+
+
+def _loaded(runs: Mapping[int, str | Path]) -> dict[str, Any]:
+    """The recipe of an arm, as far as it says how the model is loaded."""
+    recipes = [file for run in runs.values() if (file := RunDirectory(run).recipe).exists()]
+    return yaml.safe_load(recipes[0].read_text(encoding="utf-8")) if recipes else {}
 
 
 def learned_and_kept(arms: Arms, language_learned: str, decoding: str = "greedy") -> list[dict[str, Any]]:
