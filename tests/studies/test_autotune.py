@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flextune import pipeline
 from flextune.errors import FlextuneError, UsageError
+from flextune.files import write_json
 from flextune.recipe import change, load_recipe, overridden
 from flextune.report.autotune import read_autotune, summary
 from flextune.report.sweep import read_sweep
@@ -129,6 +130,28 @@ def test_where_nothing_is_gained_it_is_said(tmp_path, toy):
     assert read_autotune(tmp_path)["chosen"] == 0  # of equals the first: the settings of the paper
     assert "Nothing was gained" in printed(tmp_path)
     assert "these are the settings that the search began with" in printed(tmp_path)
+
+
+def test_where_the_first_settings_failed_it_is_said(tmp_path, toy):
+    def fails(recipe):
+        if recipe.training and recipe.adapter.rank == 8:
+            raise FlextuneError("out of memory")
+        return {"basics-python": range(12), "basics-java": range(12)}
+
+    toy(fails)
+    autotune(made(trials=4), tmp_path, minutes=10)
+    assert (read_autotune(tmp_path)["first"], read_autotune(tmp_path)["against_first"]) == (None, None)
+    assert "the settings that the search began with was not whole" in printed(tmp_path)
+    assert "these are the settings" not in printed(tmp_path)
+
+
+def test_a_toolchain_that_was_changed_on_the_way_is_said(tmp_path, toy):
+    toy(peaked)
+    autotune(made(trials=2), tmp_path, minutes=10)
+    for execution in (tmp_path / "trials").glob("*/evaluation/basics-java/*/*/execution.json"):
+        write_json(execution, {"limits": {}, "toolchains": {"java": "17"}})
+    autotune(made(trials=2), tmp_path, minutes=10)  # the model as it came is measured anew, the trials are there
+    assert "compared with the model as it came all the same: toolchains.java is " in printed(tmp_path)
 
 
 def test_no_trial_at_all(tmp_path, toy):

@@ -56,8 +56,12 @@ def sentences(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  against the settings that the search began with (trial {found['first']}): " + sentence(
             found["against_first"]
         )
+    elif found["first"] is None:
+        yield "  the trial with the settings that the search began with was not whole: nothing is compared with it"
     else:
         yield "  these are the settings that the search began with"
+    for line in found["against_base"]["unlike"]:
+        yield f"  compared with the model as it came all the same: {line}"
     if chosen["value"] <= found["as_it_came"]:
         yield "Nothing was gained: the model as it came is as good on these problems"
     yield "What each value was worth, mean over its trials:"

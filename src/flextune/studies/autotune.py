@@ -170,7 +170,7 @@ def _candidate(trial: Mapping[str, Any], recipe: Recipe, base: Recipe, output: P
     for benchmark in recipe.evaluation.benchmarks:
         before = measured_by(output / "base", base, benchmark).path
         after = measured_by(output / trial["run"], made, benchmark).path
-        rows.append({"benchmark": benchmark, **compare(before, after)})
+        rows.append({"benchmark": benchmark, **compare(before, after, anyway=True)})
     return Candidate(trial["number"], trial["run"], trial["settings"], trial["value"], adjusted(rows))
 
 
@@ -179,18 +179,17 @@ def _judged(candidates: Sequence[Candidate], recipe: Recipe, base: Recipe, outpu
     as_it_came = mean_of([row["first"]["value"] for row in candidates[0].languages])
     allowed = [candidate for candidate in candidates if not candidate.loses]
     best = max(allowed, key=lambda candidate: (candidate.value, -candidate.number), default=None)
-    first = min(candidates, key=lambda candidate: candidate.number)
+    first = next((candidate for candidate in candidates if candidate.number == 0), None)  # None if it failed
     return {
         "flextune": version(),
         "as_it_came": as_it_came,
         "chosen": best and best.number,
         "gains": best is not None and best.value > as_it_came,
         "against_base": best and _together(output / "base", base, output / best.run, recipe),
-        "first": first.number,
-        "against_first": (
-            best and best.number != first.number and _together(output / first.run, recipe, output / best.run, recipe)
-        )
-        or None,
+        "first": first and first.number,
+        "against_first": _together(output / first.run, recipe, output / best.run, recipe)
+        if best and first and best is not first
+        else None,
         "candidates": [{**asdict(candidate), "loses": candidate.loses} for candidate in candidates],
     }
 
@@ -200,5 +199,6 @@ def _together(one: Path, before: Recipe, two: Path, after: Recipe) -> dict[str, 
         {
             benchmark: (measured_by(one, before, benchmark).path, measured_by(two, after, benchmark).path)
             for benchmark in after.evaluation.benchmarks
-        }
+        },
+        anyway=True,
     )
