@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,19 @@ def _rounded(content: Any) -> Any:
 def without_places(content: Any) -> Any:
     """The same with each absolute path as it is from the working directory, or its last part where it lies elsewhere.
 
-    For files that others will read: where something lay on this machine is nobody else's business.
+    For files that others will read: where something lay on this machine is nobody else's business. In a key the path
+    may stand behind a word.
 
     >>> without_places({"model": {"folder": "/home/me/qwen"}, "adapter": str(Path.cwd() / "runs/first"), "rows": 3})
     {'model': {'folder': 'qwen'}, 'adapter': 'runs/first', 'rows': 3}
+    >>> without_places({"training set /home/me/own.jsonl": {}})
+    {'training set own.jsonl': {}}
     """
     if isinstance(content, dict):
-        return {key: without_places(value) for key, value in content.items()}
+        return {
+            re.sub(r"(?<![^ ])/.+", lambda path: without_places(path[0]), key): without_places(value)
+            for key, value in content.items()
+        }
     if isinstance(content, list):
         return [without_places(value) for value in content]
     if isinstance(content, str) and content.startswith("/"):

@@ -1,5 +1,7 @@
 """The tables that `flextune reproduce` prints, from rows made by hand."""
 
+import shutil
+
 import pytest
 import yaml
 from made_rows import make_row
@@ -10,7 +12,7 @@ from flextune.files import read_json, read_jsonl, write_json, write_jsonl
 from flextune.report.page import write_page
 from flextune.report.reproduction import Paper, summary
 from flextune.report.rows import rows_page
-from flextune.rundir import RunDirectory
+from flextune.rundir import Measurement, RunDirectory
 from flextune.scoring.score import score
 from flextune.studies.rows import PAPER, TABLE_3, abouts
 
@@ -58,12 +60,12 @@ def test_the_papers_number_ours_and_the_difference(arms):
 
 
 def test_a_row_that_learned_from_a_few_examples_is_named(arms):
-    assert "first rows" not in printed(arms)
+    assert "Trained on a part" not in printed(arms)
     run = RunDirectory(arms["plain"][0])
     limited = "training: {dataset: apps, limit: 100}"
     run.recipe.write_text(run.recipe.read_text().replace("training: null", limited))
     write_json(run.provenance, {**read_json(run.provenance), "inputs": {"training set apps": {"rows": 5}}})
-    assert "less what is longer than training.max_length: plain on 100 examples or fewer from 5 rows of apps." in printed(arms)
+    assert "longer than training.max_length: plain: 100 examples or fewer from 5 rows of apps." in printed(arms)
 
 
 def test_all_languages_and_the_penalty_against_the_control(arms):
@@ -217,6 +219,17 @@ def test_another_decoding_where_there_is_no_greedy_one(tmp_path):
         ("sampled, unmerged, warm", 0.5),
         ("greedy, unmerged", 0.05),
     ]
+
+
+def test_the_terminal_shows_the_greedy_one_of_several_decodings(tmp_path):
+    run = make_row(tmp_path, "plain", 0, {"humaneval": HALF})
+    beam = shutil.copytree(
+        RunDirectory(run).measurement("humaneval", "unmerged", "greedy").path,
+        RunDirectory(run).measurement("humaneval", "unmerged", "beam-4").path,
+    )
+    write_jsonl(beam / "verdicts.jsonl", [{**row, "passed": False} for row in read_jsonl(beam / "verdicts.jsonl")])
+    score(Measurement(beam), "humaneval")
+    assert "50.0" in line(printed({"plain": {0: run}}), "plain, unmerged")
 
 
 def test_seeds_have_their_own_names(tmp_path):

@@ -4,11 +4,16 @@ import shutil
 
 import pytest
 import yaml
+from made_rows import solve
 
 from flextune import pipeline
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import read_json, read_jsonl
+from flextune.files import read_json, read_jsonl, write_jsonl
+from flextune.models import find_model
+from flextune.recipe import dump_recipe
+from flextune.report.reproduction import Paper, tables
 from flextune.rundir import RunDirectory
+from flextune.scoring.matrix import matrix
 from flextune.studies import reproduce as module
 from flextune.studies.reproduce import kept_runs, reproduce
 
@@ -21,6 +26,9 @@ SHORT = (
     "evaluation.limit=3",
     "generation.max_new_tokens=8",
 )
+
+
+PAPER = Paper(abouts={"plain": "no penalty"})
 
 
 @pytest.fixture
@@ -119,6 +127,29 @@ def test_an_adapter_that_was_trained_with_other_settings_is_not_taken(tiny_model
     adapter.mkdir(parents=True)
     rows(tiny_model, tmp_path, "scale-0.5", seeds=(0,))
     assert trained == [("plain", 0)]  # which does nothing for the same settings, and refuses others
+
+
+def test_a_training_file_of_ones_own_is_the_same_wherever_it_lies(tiny_model, tmp_path, here, monkeypatch):
+    own = tmp_path / "own.jsonl"
+    write_jsonl(own, [{"prompt": "a", "completion": "b"}])
+    done = []
+
+    def run(recipe, folder):
+        done.append(folder)
+        model = {"model": find_model(str(tiny_model)).provenance}
+        RunDirectory(folder).begin(dump_recipe(recipe), {**model, f"training set {own}": {"rows": 1}}, {})
+        for benchmark in recipe.evaluation.benchmarks:
+            solve(folder, recipe, benchmark, {0}, 3)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    for _ in range(2):
+        assert rows(tiny_model, tmp_path, "plain", seeds=(0,), overrides=[f"training.dataset={own}"]) == []
+    assert len(done) == 1
+    kept = kept_runs(tmp_path / "results", "small")
+    assert str(tmp_path) not in RunDirectory(kept["plain"][0]).provenance.read_text()
+    assert "plain: 8 examples or fewer from 1 rows of own.jsonl" in str(list(tables(matrix(kept), kept, PAPER)))
+    with pytest.raises(UsageError, match=r"training.dataset is 'own.jsonl' there, 'basics' here"):
+        rows(tiny_model, tmp_path, "plain", seeds=(0,))
 
 
 def test_nothing_kept(tmp_path):

@@ -38,7 +38,7 @@ NOT_OF_THE_PAPER = Paper()
 
 def summary(arms: Arms, paper: Paper) -> Group:
     """What the paper says and what was found, row by row; all languages; and the penalty against each other row."""
-    found = matrix(arms)
+    found = one_decoding(matrix(arms))
     of = ", ".join(models(arms)) or "nothing is kept yet"
     blocks = [*tables(found, arms, paper), languages(found, abouts(arms, paper))]
     return shown([Text(f"Models: {of}"), *blocks, *map(Text, _penalty(arms))])
@@ -50,8 +50,18 @@ def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iter
     yield from _optimizers(arms, [claim for claim in paper.optimizers if claim.row in paper.abouts])
     parts = {row: part for row in paper.abouts if row in arms and (part := _learned_part(arms[row]))}
     if parts:
-        each = ", ".join(f"{row} on {part}" for row, part in parts.items())
+        each = ", ".join(f"{row}: {part}" for row, part in parts.items())
         yield Text(f"Trained on a part of a set, less what is longer than training.max_length: {each}.")
+
+
+def one_decoding(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One decoding of each measurement: the greedy one if it is there, or else the first."""
+    chosen: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    for row in found:
+        place = row["arm"], row["benchmark"], row["variant"]
+        if place not in chosen or row["decoding"] == "greedy":
+            chosen[place] = row
+    return list(chosen.values())
 
 
 def models(arms: Arms) -> list[str]:

@@ -23,6 +23,7 @@ from flextune.report.reproduction import (
     last_metrics,
     mean,
     models,
+    one_decoding,
     recipes,
     tables,
 )
@@ -39,7 +40,7 @@ MANY = 9
 
 def rows_page(arms: Arms, title: str = "", paper: Paper = NOT_OF_THE_PAPER) -> Page:
     """The page of several runs."""
-    found = _chosen(matrix(arms))
+    found = one_decoding(matrix(arms))
     planned = abouts(arms, paper)
     parts = [
         Section("Results", list(_results(found, arms, paper))),
@@ -134,16 +135,6 @@ def _conditions(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]
     for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
         for reason in row["unlike"]:
             yield f"{PENALTY} against {row['reference']}: not the same conditions: {reason}."
-
-
-def _chosen(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One decoding of each measurement: the greedy one if it is there, or else the first."""
-    chosen: dict[tuple[str, str, str], Mapping[str, Any]] = {}
-    for row in found:
-        place = row["arm"], row["benchmark"], row["variant"]
-        if place not in chosen or row["decoding"] == "greedy":
-            chosen[place] = row
-    return list(chosen.values())
 
 
 def _broken(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:

@@ -16,7 +16,7 @@ import yaml
 
 from flextune import pipeline
 from flextune.errors import UsageError, cause
-from flextune.files import differences, read_json, write_numbers
+from flextune.files import differences, read_json, without_places, write_numbers
 from flextune.models import find_model
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, load_recipe
@@ -147,7 +147,7 @@ def _is_kept(folder: Path, recipe: Recipe) -> bool:
     run = RunDirectory(folder)
     if not run.recipe.exists():
         return False
-    there, here = (yaml.safe_load(dump_recipe(made)) for made in (load_recipe(run.recipe), recipe))
+    there, here = (without_places(yaml.safe_load(dump_recipe(made))) for made in (load_recipe(run.recipe), recipe))
     changed = differences({"recipe": there}, {"recipe": here})
     reasons = [sentence for key, sentence in changed.items() if not key.startswith((*FREE, *ELSEWHERE))]
     if reasons:
