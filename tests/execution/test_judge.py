@@ -142,8 +142,51 @@ def test_standard_input():
     wrong = Program("t", 0, "python", "", "print(3)", tests)
     found = execute([wrong])[0]
     assert (found.verdict, found.detail) == ("wrong_answer", "test 2: printed '3\\n', expected '7 \\n'")
-    assert same_output("a  b \n\n", "a b")
-    assert not same_output("a\nb", "a b")
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "same"),
+    [
+        ("a  b \n\n", "a b", True),
+        ("a\nb", "a b", False),
+        ("1\n\n2\n", "1\n2", True),
+        ("0.3333333333333333", "0.333333", True),
+        ("2.0 x", "2 x", True),
+        ("1e-9", "0.0", True),
+        ("0.334", "0.333", False),
+        ("100000", "100001", False),
+        ("1_0.0", "10", False),
+        ("nan", "nan", True),
+        ("", "1", False),
+    ],
+)
+def test_outputs_are_the_same_as_apps_has_it(found, expected, same):
+    assert same_output(found, expected) == same
+
+
+CLOSED = {
+    "closed": "    import sys; sys.stdout.close(); sys.stderr.close(); return x + 1",
+    "left by with": "    import sys\n    with sys.stdout:\n        return x + 1",
+    "none": "    import sys; sys.stdout = sys.stderr = None; return x + 1",
+    "a failing exit function": "    import atexit; atexit.register(lambda: 1 / 0); return x + 1",
+}
+
+
+@pytest.mark.parametrize("layer", ["bubblewrap", "native", "none"])
+@pytest.mark.parametrize("name", CLOSED)
+def test_what_python_does_not_mind_at_its_end(name, layer):
+    assert verdict("python", CLOSED[name], sandbox=layer, allow_unsandboxed=True).verdict == "passed"
+
+
+@pytest.mark.parametrize("layer", ["bubblewrap", "native", "none", "bubblewrap without landlock"])
+def test_hashes_are_the_same_in_every_program(layer, monkeypatch):
+    if layer.endswith("landlock"):  # then each command gets a bubblewrap of its own
+        monkeypatch.setattr(sandbox, "_layer", lambda name, disk_mb: bubblewrap.Bubblewrap(None, disk_mb))
+    prompt, tests = PARTS["python"]
+    bodies = [f"    return x + 1 if hash('a') % 2 else 0  # {number}" for number in range(10)]
+    programs = [Program(body, 0, "python", prompt, body, tests) for body in bodies]
+    settings = Execution(limits=LIMITS, sandbox=layer.partition(" ")[0], allow_unsandboxed=True)
+    assert len({found.verdict for found in execute(programs, settings)}) == 1
 
 
 @pytest.mark.parametrize(

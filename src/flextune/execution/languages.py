@@ -155,8 +155,9 @@ LANGUAGES: dict[str, Language] = {
             install="apt-get install python3",
             version=("--version",),
             source="program.py",
-            compile=("{tool}", "-I", "-c", "compile(open('{source}', 'rb').read(), 'program.py', 'exec')"),
-            run=lambda main, limits: ["{tool}", "-I", "{source}"],
+            compile=("{tool}", "-s", "-c", "compile(open('{source}', 'rb').read(), 'program.py', 'exec')"),
+            run=lambda main, limits: ["{tool}", "-s", "{source}"],  # not -I, which leaves the seed of hashes out
+            environment={"PYTHONHASHSEED": "0"},
             report=_at_end("__import__('io').FileIO('{path}', 'w').write(b'%d' % (int('{a}') * int('{b}')))"),
             no_memory=r"\bMemoryError\b",
         ),

@@ -271,7 +271,11 @@ def run_python(stage: int, number: int) -> NoReturn:
 
 
 def run_main(code: types.CodeType, names: dict[str, Any]) -> int:
-    """The interpreter's own end: uncaught errors printed, threads waited for, exit functions called."""
+    """The interpreter's own end: uncaught errors printed, threads waited for, exit functions called, streams flushed.
+
+    As there, what fails in exit functions changes nothing, closed streams are passed over, and 120 is the status where
+    what was printed cannot be written.
+    """
     import atexit
 
     status = 0
@@ -288,11 +292,16 @@ def run_main(code: types.CodeType, names: dict[str, Any]) -> int:
         sys.excepthook(type(shown), shown, shown.__traceback__)
     threading = sys.modules.get("threading")
     wait_for_threads = vars(threading)["_shutdown"] if threading else bool
-    for finish in (wait_for_threads, atexit._run_exitfuncs, sys.stdout.flush, sys.stderr.flush):
-        try:
+    for finish in (wait_for_threads, atexit._run_exitfuncs):
+        with contextlib.suppress(BaseException):
             finish()
+    for name in ("stdout", "stderr"):
+        try:
+            stream = getattr(sys, name, None)
+            if stream is not None and not getattr(stream, "closed", False):
+                stream.flush()
         except BaseException:
-            status = status or 1
+            status = 120
     return status & 0xFF
 
 
