@@ -274,14 +274,15 @@ def without_texts(problem: Row) -> Row:
     ('sha256:...', True)
     """
     texts = {key: problem[key] for key in ("prompt", "tests") if key in problem}
-    return problem | {key: text if _is_checksum(text) else _checksum(text) for key, text in texts.items()}
+    return problem | {key: text if is_checksum(text) else _checksum(text) for key, text in texts.items()}
 
 
 def _checksum(text: object) -> str:
     return f"sha256:{hashlib.sha256(json.dumps(text).encode()).hexdigest()[:16]}"
 
 
-def _is_checksum(text: object) -> bool:
+def is_checksum(text: object) -> bool:
+    """Whether it stands in place of a text that was not kept."""
     return isinstance(text, str) and re.fullmatch("sha256:[0-9a-f]{16}", text) is not None
 
 

@@ -24,6 +24,18 @@ def test_score(call, tmp_path):
     assert read_json(tmp_path / "a" / "scores.json")["per_problem"]["t/29"] == {"samples": 1, "passed": 0}
 
 
+def test_other_ks_leave_what_is_there(call, tmp_path):
+    rows = [{"task_id": "t", "sample": n, "verdict": "passed", "passed": True} for n in range(3)]
+    write_jsonl(tmp_path / "verdicts.jsonl", rows)
+    call("score", tmp_path, "--benchmark", "humaneval")
+    call("score", tmp_path, "--k", 2)
+    found = read_json(tmp_path / "scores.json")
+    assert (found["benchmark"], {key for key in found if key.startswith("pass@")}) == (
+        "humaneval",
+        {"pass@1", "pass@2"},
+    )
+
+
 def test_score_of_seeds(call, tmp_path):
     code, out, _ = call("score", *(measured(tmp_path / str(solved), solved) for solved in (10, 12, 14)))
     assert code == 0

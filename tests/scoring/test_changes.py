@@ -1,8 +1,8 @@
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import write_jsonl
-from flextune.rundir import Measurement
+from flextune.files import read_jsonl, write_jsonl
+from flextune.rundir import Measurement, without_texts
 from flextune.scoring.changes import changes
 
 PROMPT = "def f(x):\n"
@@ -78,6 +78,25 @@ def test_one_sample_that_passed_is_no_failure(tmp_path):
     second = measured(tmp_path / "b", {"p": [("    return 1", False), ("    return x + 0", True)]})
     (change,) = changes(first, second)
     assert (change.kind, change.before.completion, change.after.sample) == ("alternative", "    return x", 1)
+
+
+def test_prompts_that_were_not_kept_are_no_programs(tmp_path):
+    one = measured(tmp_path / "a", {"t": [("    return x", True)]})
+    two = measured(tmp_path / "b", {"t": [("    return (x)", True)]})  # one program, written in two ways
+    for measurement in (one, two):
+        kept = map(without_texts, list(read_jsonl(measurement.problems)))
+        write_jsonl(measurement.path / "problems.jsonl", kept)
+    assert list(changes(one, two)) == []
+
+
+def test_samples_without_numbers_are_numbered_by_their_order(tmp_path):
+    one = measured(tmp_path / "a", {"t": [("    return 1", False), ("    return 2", False)]})
+    two = measured(tmp_path / "b", {"t": [("    return 3", False), ("    return x", True)]})
+    for measurement in (one, two):
+        rows = [{key: row[key] for key in ("task_id", "completion")} for row in read_jsonl(measurement.completions)]
+        write_jsonl(measurement.completions, rows)
+    (change,) = changes(one, two)
+    assert (change.kind, change.after.completion) == ("correction", "    return x")
 
 
 def test_without_programs_it_says_so(tmp_path, two):

@@ -2,7 +2,7 @@ import pytest
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json, write_json, write_jsonl
-from flextune.rundir import Measurement
+from flextune.rundir import Measurement, without_texts
 from flextune.scoring.compare import compare
 from flextune.scoring.form import is_code
 from flextune.scoring.score import score, score_seeds
@@ -56,8 +56,20 @@ def test_what_is_no_code_is_counted(tmp_path):
     )
     assert score(Measurement(tmp_path), "b")["not_code"] == 1
     write_jsonl(tmp_path / "completions.jsonl", [{"name": "t/0", "completion": "    return x"}])
-    with pytest.raises(FlextuneError, match=r"completions\.jsonl, line 1: the key 'task_id' is missing"):
-        score(Measurement(tmp_path), "b")
+    assert "not_code" not in score(Measurement(tmp_path), "b")  # a peer's file, with other keys
+
+
+def test_where_prompts_were_not_kept_what_is_no_code_stays_as_it_was_counted(tmp_path):
+    verdicts(tmp_path, [True, False])
+    asked = [{"task_id": f"t/{n}", "language": "python", "prompt": "def f():\n", "tests": ""} for n in range(2)]
+    write_jsonl(tmp_path / "problems.jsonl", asked)
+    written = [{"task_id": f"t/{n}", "completion": text} for n, text in enumerate(("    return 1", "Sure! Here it is"))]
+    write_jsonl(tmp_path / "completions.jsonl", written)
+    assert score(Measurement(tmp_path), "b")["not_code"] == 1
+    write_jsonl(tmp_path / "problems.jsonl", map(without_texts, asked))
+    assert score(Measurement(tmp_path), "b")["not_code"] == 1
+    (tmp_path / "scores.json").unlink()
+    assert "not_code" not in score(Measurement(tmp_path), "b")
 
 
 def test_no_verdicts(tmp_path):

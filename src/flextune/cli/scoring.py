@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from flextune.errors import UsageError
+from flextune.files import read_json
 from flextune.progress import out
 from flextune.rundir import Measurement
 
@@ -27,9 +28,9 @@ def score(
     more
         Further ones that differ by the seed of their training, for the mean with intervals over problems and seeds.
     benchmark
-        The benchmark's name, for the file.
+        The benchmark's name, for the file; by default the one that is there, or the folder's name.
     k
-        Which pass@k; may be given often. By default those of 1, 10 and 100 that there are samples for.
+        Which pass@k, beside those of 1, 10 and 100 that there are samples for; may be given often.
     problems
         Show every problem too.
     """
@@ -39,7 +40,8 @@ def score(
 
     measurements = [Measurement(Path(name)) for name in (folder, *more)]
     for measurement in measurements:
-        scores = write_scores(measurement, benchmark or measurement.path.name, k)
+        there = read_json(measurement.scores) if measurement.scores.exists() else {}
+        scores = write_scores(measurement, benchmark or there.get("benchmark", measurement.path.name), k)
         out.print(comparison.scores(scores, "" if not more else str(measurement.path), problems))
     if more:
         out.print(comparison.scores_of_seeds(score_seeds(measurements, k)))

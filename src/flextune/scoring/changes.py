@@ -1,14 +1,15 @@
 """Programs side by side: what the one model failed and the other solved, and what both solved in different ways."""
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import Row, read_jsonl
-from flextune.rundir import Measurement
+from flextune.rundir import Measurement, is_checksum
 from flextune.scoring.normal import normal_form
 from flextune.scoring.score import read_verdicts
 
@@ -95,9 +96,13 @@ def _change(problem: Row, before: list[Written], after: list[Written]) -> Change
     if not solved_before:
         return None
 
+    head = problem["prompt"]
+    if is_checksum(head):  # the prompt was not kept; a body in Python needs some head to be parsed
+        head = "def f():\n" if problem["language"] == "python" else ""
+
     @cache
     def form(completion: str) -> str:
-        return normal_form(problem["language"], problem["prompt"] + completion)
+        return normal_form(problem["language"], head + completion)
 
     known = {form(written.completion) for written in solved_before}
     if any(form(written.completion) in known for written in solved_after):
@@ -114,9 +119,12 @@ def _rows(measurement: Measurement, what: Literal["completions", "problems"]) ->
 
 def _written(measurement: Measurement) -> dict[str, list[Written]]:
     """The samples of each problem."""
-    completions: Mapping[tuple[str, int], str] = {
-        (str(row["task_id"]), row.get("sample", 0)): row["completion"] for row in _rows(measurement, "completions")
-    }
+    completions: dict[tuple[str, int], str] = {}
+    seen: Counter[str] = Counter()
+    for row in _rows(measurement, "completions"):
+        task_id = str(row["task_id"])
+        completions[task_id, row.get("sample", seen[task_id])] = row["completion"]  # without numbers, by their order
+        seen[task_id] += 1
     found: dict[str, list[Written]] = {}
     for row in read_verdicts(measurement.verdicts):
         key = row["task_id"], row["sample"]

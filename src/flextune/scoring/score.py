@@ -8,7 +8,7 @@ from typing import Any
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import Row, read_json, read_jsonl, write_json
-from flextune.rundir import Measurement, version
+from flextune.rundir import Measurement, is_checksum, version
 from flextune.scoring.form import is_code
 from flextune.scoring.intervals import Interval, across_seeds, as_row, bootstrap_mean, wilson
 from flextune.scoring.pass_at_k import Count, count, estimates, usual
@@ -26,7 +26,7 @@ def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> d
     Args:
         measurement: The folder with `verdicts.jsonl`.
         benchmark: The benchmark's name, for the file.
-        ks: Which pass@k; by default those of 1, 10 and 100 that every problem has samples for.
+        ks: Which pass@k beside those of 1, 10 and 100 that every problem has samples for.
 
     Raises:
         UsageError: No problem has k samples; there is no `verdicts.jsonl`.
@@ -35,14 +35,15 @@ def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> d
     verdicts = read_verdicts(measurement.verdicts)
     counts = count(verdicts)
     result: dict[str, Any] = {"benchmark": benchmark, "problems": len(counts), "samples": len(verdicts)}
-    for k in ks or usual(counts):
+    for k in sorted({*usual(counts), *ks}):
         values = _enough(counts, k, measurement.path)
         too_few = [task_id for task_id in counts if task_id not in values]
         result[f"pass@{k}"] = as_row(_interval(counts, values)) | {"problems": len(values), "too_few": too_few}
     result["verdicts"] = dict(Counter(row["verdict"] for row in verdicts).most_common())
     result["per_problem"] = {task_id: asdict(found) for task_id, found in counts.items()}
-    if measurement.completions.exists() and measurement.problems.exists():
-        result["not_code"] = _not_code(measurement)
+    not_code = _not_code(measurement)
+    if not_code is not None:
+        result["not_code"] = not_code
     result["provenance"] = {"flextune": version()}
     if measurement.execution.exists():
         result["provenance"]["execution"] = read_json(measurement.execution)
@@ -106,9 +107,17 @@ def _interval(counts: Mapping[str, Count], values: Mapping[str, float]) -> Inter
     return bootstrap_mean(list(values.values()))
 
 
-def _not_code(measurement: Measurement) -> int:
+def _not_code(measurement: Measurement) -> int | None:
+    """How many completions are no code; what was found before where the prompts were not kept, None if nothing was."""
+    if not measurement.completions.exists() or not measurement.problems.exists():
+        return None
     problems = {row["task_id"]: Problem.from_snapshot(row) for row in read_jsonl(measurement.problems)}
+    if any(is_checksum(problem.prompt) for problem in problems.values()):
+        return read_json(measurement.scores).get("not_code") if measurement.scores.exists() else None
+    rows = list(read_jsonl(measurement.completions))
+    if not all(row.get("task_id") in problems and "completion" in row for row in rows):
+        return None  # a peer's file, with other keys
     return sum(
         not is_code(problems[row["task_id"]].language, problems[row["task_id"]].prompt, row["completion"])
-        for row in read_jsonl(measurement.completions, ("task_id", "completion"))
+        for row in rows
     )
