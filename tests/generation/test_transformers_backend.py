@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.generation import transformers_backend
-from flextune.generation.backend import Request
+from flextune.generation.backend import Request, check_window
 from flextune.generation.choice import LOOK, Choice
 from flextune.generation.settings import Decoding
 from flextune.generation.transformers_backend import TransformersBackend
@@ -208,6 +208,8 @@ def test_a_flat_distribution_is_drawn_from_beyond_the_likeliest(settings):
 def test_a_prompt_that_does_not_fit_is_refused(backend, prompts):
     with pytest.raises(FlextuneError, match=r"exceed the model's context of 1024; lower generation.max_new_tokens"):
         written(backend, prompts, limit=1000)
+    with pytest.raises(FlextuneError, match=r"1024 tokens does not fit into .* 1024: leave its problem out \(evaluat"):
+        check_window(1024, 1, 1024)  # where fewer new tokens would not help
 
 
 def test_where_memory_does_not_suffice_half_as_many_go_on(backend, prompts, monkeypatch, capsys):

@@ -75,6 +75,10 @@ def test_own_problems(tmp_path):
     path.write_text(row.replace('"t"', "5"))
     with pytest.raises(FlextuneError, match=r"own\.jsonl, row 1: tests = 5; expected a text, or an object"):
         load_benchmark(str(path))
+    for stop in ('""', "null", "1"):  # an empty one would end every text before it begins
+        path.write_text(row.replace('"\\n"', stop))
+        with pytest.raises(FlextuneError, match=r"own\.jsonl, row 1: stop has .*expected texts that are not empty"):
+            load_benchmark(str(path))
     path.write_text(row * 2)
     with pytest.raises(UsageError, match="'a' stands there twice"):
         load_benchmark(str(path))
@@ -112,6 +116,8 @@ def test_training_sets_and_their_templates(data):
     assert function.examples[0].prompt == 'def half(x):\n    """Half of x.\n    """\n'
     assert function.examples[0].completion == "    return x / 2\n"
     assert function.provenance["unparsed"] == 1
+    first = load_training_set("code-search-net", data, limit=1)
+    assert (len(first.examples), first.provenance["unparsed"]) == (1, 0)  # of the rows that were read
     with pytest.raises(UsageError, match=r"training\.template = 'x': mbpp has docstring, instruction"):
         load_training_set("mbpp", data, "x")
 

@@ -79,6 +79,11 @@ def new_text(tokenizer: Any, prompt: list[int], written: list[int]) -> str:
 
 def check_window(prompt: int, limit: int, window: int | None) -> None:
     """Refuse a prompt of so many tokens that, with the new ones, does not fit into the model's context."""
+    if window is not None and prompt >= window:
+        raise FlextuneError(
+            f"a prompt of {prompt} tokens does not fit into the model's context of {window}: leave its problem out "
+            "(evaluation.without), or take a model with a longer context"
+        )
     if window is not None and prompt + limit > window:
         raise FlextuneError(
             f"a prompt of {prompt} tokens and generation.max_new_tokens = {limit} exceed the model's context of "

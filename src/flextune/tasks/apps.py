@@ -1,7 +1,11 @@
-"""APPS (Hendrycks et al. 2021, arXiv 2105.09938): competition problems, on standard input or as a named function."""
+"""APPS (Hendrycks et al. 2021, arXiv 2105.09938): competition problems, on standard input or as a named function.
+
+Programs import what they use: nothing is imported for them, as APPS's own checker does.
+"""
 
 import json
 import random
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,13 +138,19 @@ def _long_integers() -> Iterator[None]:
 def _literal(value: Any) -> str:
     """A value of JSON as Python; integers that it would not read in decimal digits in hexadecimal ones.
 
+    Keys of an object are texts in JSON: where all are integers, integers are meant, as in APPS's own checker.
+
+    >>> _literal({"1": 2}), _literal({"1": 2, "b": 3})
+    ('{1: 2}', "{'1': 2, 'b': 3}")
     >>> _literal([1, {"a": True}, "b"]), _literal([16**4000])[:4]
     ("[1, {'a': True}, 'b']", '[0x1')
     """
     if isinstance(value, list):
         return f"[{', '.join(map(_literal, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{key!r}: {_literal(each)}' for key, each in value.items())}}}"
+        numbered = all(re.fullmatch(r"-?\d+", key) for key in value)
+        keys = (str(int(key)) if numbered else repr(key) for key in value)
+        return f"{{{', '.join(f'{key}: {_literal(each)}' for key, each in zip(keys, value.values(), strict=True))}}}"
     return hex(value) if isinstance(value, int) and value.bit_length() > LONG else repr(value)
 
 

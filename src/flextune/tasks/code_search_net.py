@@ -41,14 +41,17 @@ def examples(
     rows = read(source, data, KEYS)
     name = "CodeSearchNet" if split == "train" else f"CodeSearchNet-{split}"
     found: list[Example] = []
+    unparsed = 0
     for number, row in enumerate(rows.rows):
         parts = _split(row["func_code_string"])
-        if parts is not None:
+        if parts is None:
+            unparsed += 1
+        else:
             prompt = TEMPLATES[template](parts[0], row["func_documentation_string"])
             found.append(Example(f"{name}/{number}", prompt, parts[1]))
         if len(found) == limit:
             break
-    return found, {**rows.provenance, "split": split, "rows": len(found), "unparsed": len(rows.rows) - len(found)}
+    return found, {**rows.provenance, "split": split, "rows": len(found), "unparsed": unparsed}
 
 
 def _split(code: str) -> tuple[str, str] | None:

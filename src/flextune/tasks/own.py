@@ -23,6 +23,9 @@ def load(path: Path) -> tuple[list[Problem], dict[str, object]]:
         for key, kinds, expected in KINDS:
             if key in row and not isinstance(row[key], kinds):
                 raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected {expected}")
+        for text in row.get("stop", ()):
+            if not isinstance(text, str) or not text:
+                raise FlextuneError(f"{path}, row {number}: stop has {text!r}; expected texts that are not empty")
         if isinstance(row["tests"], dict) and (wrong := _wrong_pairs(row["tests"])):
             raise FlextuneError(f"{path}, row {number}: tests: {wrong}")
     return [Problem.from_snapshot(row) for row in rows.rows], rows.provenance
