@@ -1,11 +1,13 @@
 import importlib.util
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
 
+from flextune import hub
 from flextune.errors import FlextuneError
-from flextune.models import ModelSource, load_model
+from flextune.models import ModelSource, find_adapter, find_model, load_model, with_adapter
 
 
 def test_four_bits_need_their_library(tiny_model, monkeypatch):
@@ -48,6 +50,71 @@ def test_several_adapters_are_added_one_after_the_other(tiny_model, tmp_path):
     first, second = (weight(folder) - weight() for folder in folders)
     torch.testing.assert_close(weight(*folders), weight() + first + second)
     assert first.abs().max() > 1e-4
+
+
+def test_a_change_of_tied_weights_is_not_merged(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    shape = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+    )
+
+    def base():
+        torch.manual_seed(0)
+        return transformers.LlamaForCausalLM(shape)
+
+    for target in ("lm_head", "embed_tokens", "up_proj"):
+        folder = tmp_path / target
+        config = LoraConfig(r=2, target_modules=[target], init_lora_weights=False)
+        get_peft_model(base(), config).save_pretrained(folder)
+        if target == "up_proj":
+            with_adapter(base(), folder, merged=True)
+        else:
+            with pytest.raises(FlextuneError, match=f"changes {target}, whose weights are also another layer's"):
+                with_adapter(base(), folder, merged=True)
+
+
+def test_an_adapter_that_is_torn_or_half_there(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base, _ = load_model(ModelSource(tiny_model, {}))
+    get_peft_model(base, LoraConfig(r=2, target_modules=["up_proj"])).save_pretrained(tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    fresh, _ = load_model(ModelSource(tiny_model, {}))
+    with pytest.raises(FlextuneError, match="does not fit the model: "):
+        with_adapter(fresh, find_adapter(tmp_path))
+    weights.unlink()
+    with pytest.raises(FlextuneError, match=r"has an adapter_config\.json, and no adapter_model\.safetensors"):
+        find_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "advice"),
+    [
+        (
+            "GatedRepoError",
+            "Cannot access gated repo",
+            "accept its terms at https://huggingface.co/a/b, and run `hf auth",
+        ),
+        ("RepositoryNotFoundError", "Repository Not Found", "check its name and revision"),
+        ("OSError", "no route", "download it where there is a network"),
+    ],
+)
+def test_what_the_hub_says_is_said(monkeypatch, kind, said, advice):
+    def fetch(name, **options):
+        raise type(kind, (OSError,), {})(f"401 Client Error. (Request ID: x)\n\n{said}\nmore")
+
+    monkeypatch.setattr(hub, "online", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(FlextuneError, match=f"the model a/b cannot be fetched: {said}; {advice}"):
+        find_model("a/b")
 
 
 @pytest.mark.gpu

@@ -1,11 +1,13 @@
 """The whole pipeline on a tiny model: all stages, killed at each, on input that is wrong."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 from huggingface_hub import ModelCard
@@ -14,10 +16,11 @@ from made_run import make_run
 from flextune import Recipe, Training, UsageError, run
 from flextune.files import read_json, read_jsonl, sha256
 from flextune.inputs import find_inputs, load_data
-from flextune.pipeline import _begin
-from flextune.recipe import parse_recipe
+from flextune.pipeline import _begin, train_only
+from flextune.recipe import load_recipe, parse_recipe
 from flextune.report.card import write_card
 from flextune.rundir import RunDirectory
+from flextune.tuning import train as stage
 
 RECIPE = """
 model: {model}
@@ -276,6 +279,23 @@ def test_only_the_problems_that_are_named_are_asked_and_no_more_than_the_limit(d
     assert names() == [["HumanEval/0", "HumanEval/1"], ["Java/0", "Java/53"]]
     assert names(without=["HumanEval/0"]) == [["HumanEval/1"], ["Java/53"]]
     assert names(limit=1) == [["HumanEval/0"], ["Java/0"]]
+
+
+def test_a_trained_model_makes_room_for_the_next(recipe, tmp_path, monkeypatch):
+    trained, add = [], stage.add_adapter
+
+    def kept_in_view(base, adapter):
+        model = add(base, adapter)
+        trained.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(stage, "add_adapter", kept_in_view)
+    gc.disable()  # which may not come along in time: memory of a GPU is none that it counts
+    try:
+        train_only(load_recipe(recipe, ["training.limit=4", "training.epochs=1"]), tmp_path)
+    finally:
+        gc.enable()
+    assert [model() for model in trained] == [None]
 
 
 def test_several_processes_only_train(monkeypatch, tmp_path):

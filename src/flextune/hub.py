@@ -4,6 +4,7 @@ huggingface_hub retries an unreachable host for half a minute a file. One look a
 """
 
 import os
+import re
 import socket
 from functools import cache
 from urllib.parse import urlsplit
@@ -27,6 +28,17 @@ def online() -> bool:
         _go_offline()
         return False
     return True
+
+
+def reason(error: Exception) -> str:
+    r"""What the Hub says of an error, in one line: not the status alone, with which its libraries begin.
+
+    >>> reason(OSError("401 Client Error. (Request ID: x)\n\nCannot access gated repo.\nPlease log in."))
+    'Cannot access gated repo'
+    """
+    lines = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
+    telling = [line for line in lines if line.strip() and not re.match(r"\d{3} (Client|Server) Error", line)]
+    return (telling or lines)[0].rstrip(".")
 
 
 def _go_offline() -> None:

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,8 @@ def find_adapter(folder: str | Path) -> Path:
     path = Path(folder)
     for candidate in (path, path / "adapter"):
         if (candidate / "adapter_config.json").exists():
+            if not any((candidate / f"adapter_model.{ending}").exists() for ending in ("safetensors", "bin")):
+                raise FlextuneError(f"{candidate} has an adapter_config.json, and no adapter_model.safetensors")
             return candidate
     raise FlextuneError(f"{path} is neither a PEFT adapter nor a run that has one: it has no adapter_config.json")
 
@@ -142,10 +145,11 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
         FlextuneError: It does not fit.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, SafetensorError) as error:
         raise FlextuneError(f"the adapter {adapter} does not fit the model: {_first_line(error)}") from None
     return _merge(tuned, dtype) if merged else tuned
 
@@ -154,8 +158,15 @@ def _merge(tuned: Any, dtype: str) -> Any:
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for layer in tuned.modules():
+    uses = Counter(id(parameter) for _, parameter in tuned.named_parameters(remove_duplicate=False))
+    for name, layer in tuned.named_modules():
         if isinstance(layer, BaseTunerLayer):
+            if uses[id(layer.get_base_layer().weight)] > 1:
+                raise FlextuneError(
+                    f"the adapter changes {name.rpartition('.')[2]}, whose weights are also another layer's in this "
+                    "model: merged, the change would act on both; measure it unmerged, or leave it out of "
+                    "adapter.targets"
+                )
             # the layer alone: casting a whole model to and fro would round its rotary frequencies
             base = layer.get_base_layer()
             before = base.weight.dtype
@@ -185,11 +196,17 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
     try:
         path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except Exception as error:  # huggingface_hub, httpx and OSErrors alike mean "not to be had"
-        why = _first_line(error) if online else "the Hub cannot be reached and nothing is cached"
-        raise FlextuneError(
-            f"the model {name} cannot be fetched: {why}; download it where there is a network "
-            f"(`hf download {name} --local-dir FOLDER`) and give the folder as the model"
-        ) from None
+        why = hub.reason(error) if online else "the Hub cannot be reached and nothing is cached"
+        do = (
+            f"download it where there is a network (`hf download {name} --local-dir FOLDER`) and give the folder as "
+            "the model"
+        )
+        match type(error).__name__:
+            case "GatedRepoError":
+                do = f"accept its terms at https://huggingface.co/{name}, and run `hf auth login`"
+            case "RepositoryNotFoundError" | "RevisionNotFoundError":
+                do = "check its name and revision, and run `hf auth login` if it is private"
+        raise FlextuneError(f"the model {name} cannot be fetched: {why}; {do}") from None
     return ModelSource(path, {"hub": name, "revision": path.name})
 
 

@@ -252,6 +252,8 @@ def _train(recipe: Recipe, directory: RunDirectory, plan: Inputs) -> None:
     """Train the adapter, if the recipe says so and it is not there."""
     if recipe.training is None or plan.training_set is None or directory.adapter.exists():
         return
+    from accelerate.utils.memory import clear_device_cache
+
     from flextune.tuning.train import train
 
     train(
@@ -265,6 +267,7 @@ def _train(recipe: Recipe, directory: RunDirectory, plan: Inputs) -> None:
         dtype=recipe.dtype,
         seed=recipe.seed,
     )
+    clear_device_cache(garbage_collection=True)  # the trainer refers to itself: its model stays until somebody looks
 
 
 def _measure(recipe: Recipe, directory: RunDirectory, plan: Inputs, engine: Engine, variant: Variant) -> None:

@@ -127,5 +127,4 @@ def _explained(what: str, do: str) -> Iterator[None]:
     except FlextuneError:
         raise
     except Exception as error:  # huggingface_hub, httpx, OSErrors and the uploader's RuntimeErrors alike
-        lines = str(getattr(error, "server_message", None) or error).strip().splitlines() or [type(error).__name__]
-        raise FlextuneError(f"{what}: {lines[0].rstrip('.')}; {do}") from None
+        raise FlextuneError(f"{what}: {hub.reason(error)}; {do}") from None

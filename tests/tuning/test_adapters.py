@@ -52,6 +52,15 @@ def test_any_setting_of_peft(tiny_model):
         ({"lora_alpha": 4}, "adapter.peft.lora_alpha: write adapter.alpha instead"),
         ({"use_dorra": True}, "adapter.peft.use_dorra is not a field of peft.LoraConfig .* there are .*use_dora"),
         ({"inference_mode": True}, "adapter.peft.inference_mode is not a field .* that can be set here"),
+        (
+            {"init_lora_weights": "pissa", "use_dora": True},
+            "= 'pissa' is saved as a difference .* hold adapter.peft.use_do",
+        ),
+        ({"init_lora_weights": "olora", "bias": "all"}, "cannot hold adapter.peft.bias: leave out one of the two"),
+        (
+            {"init_lora_weights": "pissa_niter_4", "use_rslora": True, "rank_pattern": {"up_proj": 4}},
+            "cannot hold adapter.peft.rank_pattern",
+        ),
         ({"init_lora_weights": "EVA"}, "init_lora_weights = 'EVA' needs a pass over data first; there are .* pissa"),
     ],
 )

@@ -92,6 +92,8 @@ def test_it_does_not_depend_on_accumulation(tiny_model, tmp_path):
 def test_an_adapter_that_changes_the_weights_beside_it_is_refused(tiny_model, tmp_path):
     with pytest.raises(UsageError, match=r"training.kl = 1 with adapter.peft.init_lora_weights"):
         train(tiny_model, tmp_path, adapter=Adapter(rank=2, peft={"init_lora_weights": "pissa"}), kl=1.0)
+    with pytest.raises(UsageError, match=r"training.kl = 1 with adapter.peft.bias: .* leave out one of the two"):
+        train(tiny_model, tmp_path, adapter=Adapter(rank=2, peft={"bias": "all"}), kl=1.0)
 
 
 def test_without_it_nothing_changes(tiny_model, tmp_path, monkeypatch):

@@ -97,6 +97,15 @@ def test_the_check_measures_each_type(adapter, tmp_path):
     assert each["unmerged, bfloat16"].kept == pytest.approx(1, abs=0.01)
 
 
+def test_a_merge_of_dora_is_judged_by_its_logits(tiny_model, tmp_path):
+    config = LoraConfig(r=4, target_modules=["up_proj"], init_lora_weights=False, use_dora=True)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(tmp_path)
+    found = check(base_of(tmp_path), tmp_path, PROMPTS)
+    exact = rows(found)["merged, float32"]
+    assert (found.fault, exact.kept, exact.error) == (None, None, None)
+    assert exact.largest_logit < 1e-5
+
+
 def test_the_divergence_is_that_of_the_two_models(tiny_model, adapter):
     found = rows(check(base_of(adapter), adapter, PROMPTS[:1]))["without the adapter, float32"]
     base, tokenizer = load_model(base_of(adapter), "float32")

@@ -67,7 +67,7 @@ def _read_hub(source: Source, data: Path | None) -> Rows:
         else:
             table = datasets.load_dataset(source.repo, source.config, split=source.split, revision=source.revision)
     except Exception as error:  # datasets raises a dozen unrelated types; each means "not to be had"
-        why = str(error).splitlines()[0] if online else "the Hub cannot be reached and nothing is cached"
+        why = hub.reason(error) if online else "the Hub cannot be reached and nothing is cached"
         where = f"in {data}" if data else "in a folder named with --data (or `data:` in the recipe)"
         raise FlextuneError(
             f"cannot load {source.repo} ({source.config or source.split}): {why}; "

@@ -134,4 +134,14 @@ def _further(adapter: Adapter) -> dict[str, Any]:
             f"adapter.peft.init_lora_weights = {start!r} needs a pass over data first; there are true, false, "
             "gaussian, orthogonal, olora, pissa and pissa_niter_<n>"
         )
+    if str(start).lower().startswith(CHANGE_THE_BASE):
+        held = ["use_dora", "modules_to_save", "trainable_token_indices"]
+        held += ["rank_pattern", "alpha_pattern"] if adapter.peft.get("use_rslora") else []
+        others = [key for key in held if adapter.peft.get(key)]
+        others += ["bias"] if adapter.peft.get("bias", "none") != "none" else []
+        if others:
+            raise UsageError(
+                f"adapter.peft.init_lora_weights = {start!r} is saved as a difference of factors, which cannot hold "
+                f"adapter.peft.{others[0]}: leave out one of the two"
+            )
     return dict(adapter.peft)

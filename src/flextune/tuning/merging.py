@@ -313,7 +313,9 @@ def _difference(name: str, reference: _Reference, model: Any, logits: Iterable[T
 
 
 def _kept(reference: _Reference, model: Any) -> tuple[float | None, float | None]:
-    """How much of ΔW is in a model's weights, and how far they are from W + ΔW."""
+    """How much of ΔW is in a model's weights, and how far they are from W + ΔW; None for DoRA, which adds no ΔW."""
+    if any(lora.lora_magnitude_vector for _, lora in reference.layers.values()):
+        return None, None
     modules, adapted = dict(model.named_modules()), dict(_adapted(model))
     inner = error = size = 0.0
     for name, (weight, lora) in reference.layers.items():

@@ -128,7 +128,7 @@ class Metrics(TrainerCallback):
 
 
 def peak_memory_mb() -> int:
-    """The most memory that this process has held: of the GPU if there is one, of the machine otherwise."""
+    """The most memory that was held: of the GPU since training began, or of the machine since the process began."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated() / 2**20)
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10))

@@ -127,7 +127,7 @@ class Training:
     """Use the first examples only."""
     solutions: Annotated[int, Field(ge=1)] = 1
     """Solutions to learn of each problem of APPS: its first, or as many as this, drawn without replacement."""
-    validation: Annotated[int, Field(ge=1)] | str | None = None
+    validation: Annotated[int, Field(ge=1, strict=True)] | str | None = None
     """A second training set to measure the loss on, or how many examples to hold out of the first."""
     overlap: Literal["refuse", "drop", "keep"] = "refuse"
     """What to do with examples that are also problems of a benchmark measured in this recipe."""

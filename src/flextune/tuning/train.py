@@ -71,12 +71,19 @@ def train(
             "packs them for inference when they are first used, and gives wrong gradients from then on"
         )
     set_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()  # what was held before, to measure the base, is not of training
     base, tokenizer = load_model(source, dtype)
     model = add_adapter(base, adapter)
     if training.kl and changes_the_base(model):
         raise UsageError(
             f"training.kl = {training.kl:g} with adapter.peft.init_lora_weights: the weights beside such an adapter "
             "are not those of the model as it came; leave out one of the two"
+        )
+    if training.kl and model.peft_config["default"].bias != "none":
+        raise UsageError(
+            f"training.kl = {training.kl:g} with adapter.peft.bias: PEFT cannot switch trained biases off, and so not "
+            "show the model as it came; leave out one of the two"
         )
     data = tokenize(examples, tokenizer, training.max_length)
     held_out = tokenize(validation, tokenizer, training.max_length, "validation set") if validation else None
