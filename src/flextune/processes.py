@@ -13,9 +13,14 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """The number of this process among all."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def leads() -> bool:
     """Whether this process is the one that writes files and talks."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return rank() == 0
 
 
 def wait_for_all() -> None:

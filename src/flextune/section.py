@@ -17,6 +17,7 @@ SECTION = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 """Unknown keys are errors, and a docstring under a field is its help."""
 
 Section = TypeVar("Section")
+MEMBERS = ("list", "str", "int", "float", "bool", "dict", "Range")
 
 
 def parse(section: type[Section], content: dict[str, Any], where: str) -> Section:
@@ -38,7 +39,7 @@ def _problems(error: pydantic.ValidationError) -> list[dict[str, Any]]:
 
 def _is_key(part: str | int) -> bool:
     """False for the names that pydantic gives to the members of a union."""
-    return isinstance(part, int) or not ("[" in part or part in ("list", "str", "Range"))
+    return isinstance(part, int) or not ("[" in part or part.startswith("constrained-") or part in MEMBERS)
 
 
 def _explain(problem: dict[str, Any], root: Any, where: str) -> str:

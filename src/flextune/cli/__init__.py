@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import cyclopts
 from cyclopts import Parameter
 
+from flextune import processes
 from flextune.cli import adapters, data, experiment, scoring, stages, studies
 from flextune.errors import FlextuneError
 from flextune.progress import console, out, say
@@ -82,7 +83,10 @@ def _guarded(command: Callable[[], Any], debug: bool) -> int:
         if debug:
             console.print_exception()
         code, message = _sentence(error)
-    say(f"flextune: {message}")
+    if processes.leads():
+        say(f"flextune: {message}")
+    elif code != 2:  # what is used wrongly is so in all of them
+        console.print(f"flextune, process {processes.rank()}: {message}", markup=False, soft_wrap=True)
     return code
 
 
