@@ -4,7 +4,8 @@
 
 A chat model often closes its answer with a fence. HumanEval's stop strings end a completion there, MultiPL-E's do not:
 in JavaScript such a program does not compile, however right it is. This cuts each kept completion at its first fence,
-judges those that this changes anew (the others keep their verdicts), and makes the same comparisons. The rows as they were planned stay what they are; this says how much of them is form.
+judges those that this changes anew (the others keep their verdicts), and makes the same comparisons. The rows as they
+were planned stay what they are; this says how much of them is form.
 Prints the tables and writes them to benchmarks/results/fences.md.
 """
 
