@@ -92,7 +92,7 @@ def test_an_adapter_that_is_torn_or_half_there(tiny_model, tmp_path):
         with_adapter(fresh, find_adapter(tmp_path))
     weights.unlink()
     with pytest.raises(FlextuneError, match=r"has an adapter_config\.json, and no adapter_model\.safetensors"):
-        find_adapter(tmp_path)
+        with_adapter(fresh, find_adapter(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,6 @@ def find_adapter(folder: str | Path) -> Path:
     path = Path(folder)
     for candidate in (path, path / "adapter"):
         if (candidate / "adapter_config.json").exists():
-            if not any((candidate / f"adapter_model.{ending}").exists() for ending in ("safetensors", "bin")):
-                raise FlextuneError(f"{candidate} has an adapter_config.json, and no adapter_model.safetensors")
             return candidate
     raise FlextuneError(f"{path} is neither a PEFT adapter nor a run that has one: it has no adapter_config.json")
 
@@ -147,6 +145,8 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    if not any((adapter / f"adapter_model.{ending}").exists() for ending in ("safetensors", "bin")):
+        raise FlextuneError(f"{adapter} has an adapter_config.json, and no adapter_model.safetensors")
     try:
         tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
     except (ValueError, RuntimeError, SafetensorError) as error:
