@@ -15,6 +15,7 @@ from flextune.report.sweep import read_sweep
 from flextune.studies import autotune as module
 from flextune.studies import sweep
 from flextune.studies.autotune import autotune, recipe_for
+from flextune.studies.space import own_values
 
 PROBLEMS = 40
 
@@ -168,7 +169,7 @@ def test_no_trial_at_all(tmp_path, toy):
 def test_the_first_trial_has_the_settings_of_the_paper():
     recipe = recipe_for("m", languages=["java", "cpp"])
     assert recipe.evaluation.benchmarks == ["mbpp-validation", "mbpp-java-validation", "mbpp-cpp-validation"]
-    own = sweep._own(recipe, recipe.sweep)
+    own = own_values(recipe, recipe.sweep)
     assert own == {
         "adapter.targets": "mlp",
         "adapter.rank": 8,

@@ -22,6 +22,7 @@ from flextune.rundir import RunDirectory
 from flextune.studies import sweep as module
 from flextune.studies.process import StoppedError
 from flextune.studies.settings import Sweep
+from flextune.studies.space import own_values
 from flextune.studies.storage import JOURNAL
 from flextune.studies.sweep import run_sweep
 
@@ -137,7 +138,7 @@ def test_own_values_are_those_of_the_list_however_they_are_written(tmp_path, mad
     first = read_sweep(tmp_path / "list")["trials"][0]
     assert first["settings"]["adapter.alpha"] == 16
     word = recipe(adapter={"alpha": "2r"}, sweep={**TPE, "space": {"adapter.alpha": {"low": 8, "high": 16}}})
-    assert module._own(word, word.sweep) == {}  # a word lies in no range
+    assert own_values(word, word.sweep) == {}  # a word lies in no range
 
 
 def test_a_folder_that_was_renamed_is_the_same_search(tmp_path, made_up):
@@ -284,7 +285,7 @@ def test_trials_under_way_take_time_too():
 def test_own_values_that_the_recipe_leaves_out_are_drawn():
     space = {"training.batch_tokens": {"low": 64, "high": 512, "whole": True}, "adapter.peft.use_rslora": [True, False]}
     made = recipe(sweep={**TPE, "space": {**space, "adapter.rank": [2, 4]}})
-    assert module._own(made, made.sweep) == {"adapter.rank": 2}
+    assert own_values(made, made.sweep) == {"adapter.rank": 2}
 
 
 def test_a_loss_worse_than_the_others_ends_a_trial(tmp_path, made_up):

@@ -13,15 +13,13 @@ from typing import Any, ClassVar
 from flextune.errors import FlextuneError
 from flextune.files import Row, read_jsonl
 from flextune.report.results import WORDS
-from flextune.rundir import Measurement
+from flextune.rundir import Measurement, is_checksum
 from flextune.scoring.changes import KINDS, changes
 
 CHUNK = 40
 """Problems in a file."""
 NARROW = 4
 """Up to so many columns verdicts are written out."""
-UNKEPT = "sha256:"
-"""How a text begins of which only the checksum was kept (`RunDirectory.keep`)."""
 
 
 @dataclass(frozen=True)
@@ -234,7 +232,7 @@ def _opened(found: Mapping[str, Any]) -> dict[str, Any]:
     prompt = found["prompt"]
     return {
         "language": found["language"],
-        "prompt": None if prompt.startswith(UNKEPT) or not prompt else prompt,
+        "prompt": None if is_checksum(prompt) or not prompt else prompt,
         "programs": [
             {
                 "text": text,

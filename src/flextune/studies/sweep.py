@@ -8,7 +8,6 @@
 """
 
 import datetime
-import json
 import math
 import socket
 import statistics
@@ -30,12 +29,13 @@ from flextune import pipeline
 from flextune.errors import DivergedError, NoRoomError, UsageError, cause
 from flextune.files import differences, write_json
 from flextune.progress import say
-from flextune.recipe import Recipe, change, dump_recipe, parse_recipe, setting_of
+from flextune.recipe import Recipe, change, dump_recipe, parse_recipe
 from flextune.report.sweep import RECORD
 from flextune.rundir import RunDirectory, version
 from flextune.studies.objective import objective, so_far
 from flextune.studies.process import StoppedError, alone
-from flextune.studies.settings import Range, Sweep
+from flextune.studies.settings import Sweep
+from flextune.studies.space import own_values, stored, suggested
 from flextune.studies.storage import storage_of
 from flextune.studies.workers import on_a_cluster, on_this_machine
 
@@ -147,8 +147,8 @@ class _Search:
             try:
                 study = optuna.create_study(**options, direction=direction)
                 if self.sweep.sampler == "tpe":
-                    own = _own(self.recipe, self.sweep)
-                    study.enqueue_trial({key: _stored(self.sweep, key, value) for key, value in own.items()})
+                    own = own_values(self.recipe, self.sweep)
+                    study.enqueue_trial({key: stored(self.sweep, key, value) for key, value in own.items()})
                 return study
             except optuna.exceptions.DuplicatedStudyError:
                 return optuna.load_study(**options)
@@ -265,7 +265,7 @@ class _Search:
 
     def settings(self, trial: optuna.Trial) -> dict[str, Any]:
         """What a trial changes of the recipe."""
-        return _suggested(trial, self.sweep) if self.sweep.sampler == "tpe" else self.sweep.grid()[trial.number]
+        return suggested(trial, self.sweep) if self.sweep.sampler == "tpe" else self.sweep.grid()[trial.number]
 
     def record(self) -> None:
         """Write `sweep.json`: every trial, and which is best."""
@@ -309,32 +309,6 @@ def _pruner(sweep: Sweep) -> Any:
         return optuna.pruners.WilcoxonPruner(p_threshold=P_PRUNED)
 
 
-def _own(recipe: Recipe, sweep: Sweep) -> dict[str, Any]:
-    """The recipe's own values of what is searched: the first trial, so that the search can only gain.
-
-    A key that the recipe leaves out, or whose value is not among those that are tried, is drawn.
-    """
-    found: dict[str, Any] = {}
-    for key, values in sweep.space.items():
-        if not sweep.applies(key, found):
-            continue
-        try:
-            own = setting_of(recipe, key)
-        except (KeyError, TypeError):
-            continue
-        if isinstance(values, list):
-            if own in values:
-                found[key] = values[values.index(own)]  # as it is written there: 16, where the recipe has 16.0
-        elif isinstance(own, int | float) and values.low <= own <= values.high:
-            found[key] = own
-    return found
-
-
-def _stored(sweep: Sweep, key: str, value: Any) -> Any:
-    """Optuna's categories are texts here: a list of modules is none of the types that it knows."""
-    return value if isinstance(sweep.space[key], Range) else json.dumps(value)
-
-
 def _would_take_too_long(trials: Sequence[optuna.trial.FrozenTrial], budget: float) -> bool:
     """Whether another trial would be over after so many seconds of all workers together, by those that have ended."""
     ended = [
@@ -354,21 +328,6 @@ def _now() -> datetime.datetime:
 def _folder(number: int) -> str:
     """The run of a trial, from the folder of the sweep."""
     return f"trials/{number:04d}"
-
-
-def _suggested(trial: optuna.Trial, sweep: Sweep) -> dict[str, Any]:
-    """The values of a trial; the same ones where it is gone on with."""
-    found: dict[str, Any] = {}
-    for key, values in sweep.space.items():
-        if not sweep.applies(key, found):
-            continue
-        if isinstance(values, list):
-            found[key] = json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in values]))
-        elif values.whole:
-            found[key] = trial.suggest_int(key, int(values.low), int(values.high), log=values.log)
-        else:
-            found[key] = trial.suggest_float(key, values.low, values.high, log=values.log)
-    return found
 
 
 def _watch(trial: optuna.Trial, sweep: Sweep, folder: Path, recipe: Recipe) -> Callable[[], bool] | None:
