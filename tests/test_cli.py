@@ -291,6 +291,22 @@ def test_a_stopped_command_says_so_and_tidies_up(tmp_path, open_folder, number, 
     assert not (tmp_path / "verdicts.jsonl").exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="programs run as another user only where root runs them")
+def test_a_temporary_folder_that_programs_cannot_reach_is_named(tmp_path):
+    completions = tmp_path / "completions.jsonl"
+    completions.write_text('{"task_id": "basics/eggs_in_boxes", "completion": "    return 1\\n"}\n')
+    command = ["execute", completions, "--benchmark", "basics-python"]
+    done = subprocess.run(
+        [sys.executable, "-m", "flextune", *map(str, command)],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "is closed; set TMPDIR to an open folder" in done.stderr
+
+
 def test_help_loads_no_heavy_library():
     check = (
         "import sys, flextune.cli, flextune.execution, flextune.scoring.score, flextune.pipeline, flextune\n"

@@ -8,7 +8,9 @@ A layer opens rooms; a room runs one job at a time. `choose` finds the strongest
 """
 
 import os
+import stat
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -55,7 +57,16 @@ def choose(name: str = "auto", allow_unsandboxed: bool = False, disk_mb: int = 6
 def problem(name: str) -> str | None:
     """Why a layer cannot be used here, in a few words; None if it holds a probe that tries to get out."""
     found = bubblewrap.missing() if name == "bubblewrap" else native.missing()
-    return found or escapes(_layer(name, disk_mb=64), python(), tool_folders(python()))
+    return found or _unreachable() or escapes(_layer(name, disk_mb=64), python(), tool_folders(python()))
+
+
+def _unreachable() -> str | None:
+    """What keeps root's programs, which run as another user, from the folder for temporary files."""
+    temporary = Path(tempfile.gettempdir()).resolve()
+    closed = [folder for folder in (temporary, *temporary.parents) if not folder.stat().st_mode & stat.S_IXOTH]
+    if os.geteuid() or not closed:
+        return None
+    return f"programs run as another user than root, to whom {closed[-1]} is closed; set TMPDIR to an open folder"
 
 
 def _layer(name: str, disk_mb: int) -> Layer:
