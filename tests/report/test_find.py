@@ -37,13 +37,22 @@ def test_several_runs(tmp_path):
         make_row(tmp_path, name, seed, {"humaneval": solved})
     page = find_page([f"{tmp_path}/a/seed-0,{tmp_path}/a/seed-1", f"{tmp_path}/b/seed-0"], {})
     runs = page.sections[-1].blocks[0].rows
-    assert [(row[0], row[3]) for row in runs] == [
+    assert [(row[0], row[2]) for row in runs] == [
         (f"{tmp_path}/a/seed-0", "0"),
         (f"{tmp_path}/a/seed-0", "1"),
         (f"{tmp_path}/b/seed-0", "0"),
     ]
     with pytest.raises(UsageError, match="nowhere is not a run directory"):
         find_page([tmp_path / "a/seed-0", "nowhere"], {})
+
+
+def test_what_a_run_is_stands_there_if_its_recipe_says_it(tmp_path):
+    make_row(tmp_path, "a", 0, {"humaneval": {1}}, about="The first try")
+    make_row(tmp_path, "b", 0, {"humaneval": {2}})
+    page = find_page([tmp_path / "a/seed-0", tmp_path / "b/seed-0"], {})
+    assert [row[1] for row in page.sections[-1].blocks[0].rows] == ["The first try", ""]
+    (languages,) = (block for block in page.sections[0].blocks if getattr(block, "title", "") == "All languages")
+    assert [row[1] for row in languages.rows] == ["The first try", ""]
 
 
 def test_a_search(tmp_path):

@@ -166,6 +166,7 @@ def mean(values: Sequence[float], form: str) -> str:
 def languages(found: Sequence[Mapping[str, Any]], abouts: Mapping[str, str]) -> Table:
     """All rows by all benchmarks, with what differs from the model as it came."""
     benchmarks = list(dict.fromkeys(row["benchmark"] for row in found))
+    said = any(abouts.values())
     rows = []
     for name, about in abouts.items():
         for variant in dict.fromkeys(row["variant"] for row in found if row["arm"] == name):
@@ -173,10 +174,10 @@ def languages(found: Sequence[Mapping[str, Any]], abouts: Mapping[str, str]) -> 
             for benchmark in benchmarks:
                 here = [r for r in found if (r["arm"], r["variant"], r["benchmark"]) == (name, variant, benchmark)]
                 cells.append(_cell(here[0]) if here else "")
-            rows.append([f"{name}, {variant}", about, *cells])
+            rows.append([f"{name}, {variant}", *([about] if said else []), *cells])
     return Table(
         "All languages",
-        ["row", "what it is"],
+        ["row", *(["what it is"] if said else [])],
         benchmarks,
         rows,
         "pass@1 in %, and the difference from the model as it came; * beyond noise, corrected for the languages.",
@@ -191,8 +192,9 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def abouts(arms: Arms, paper: Paper) -> dict[str, str]:
-    """What each row is, those that are planned first, in their order."""
-    return {**paper.abouts, **{name: "" for name in arms if name not in paper.abouts}}
+    """What each row is, by the plan or by its own recipe; those that are planned first, in their order."""
+    own = {name: next(recipes({name: runs})).get("about") or "" for name, runs in arms.items()}
+    return {**paper.abouts, **{name: about for name, about in own.items() if name not in paper.abouts}}
 
 
 def _penalty(arms: Arms) -> Iterator[str]:

@@ -290,14 +290,16 @@ def _cost(arms: Arms) -> Iterator[Table]:
 
 
 def _runs(arms: Arms, planned: Mapping[str, str]) -> Iterator[Any]:
+    said = any(planned.values())
     rows: list[list[str | Link]] = []
     for name, about in planned.items():
+        names = [name, about] if said else [name]
         for seed, run in sorted(arms.get(name, {}).items()):
             benchmarks = ", ".join(dict.fromkeys(place.benchmark for place in measurements(run)))
-            rows.append([name, about, benchmarks, str(seed), Link("recipe", RunDirectory(run).recipe)])
+            rows.append([*names, benchmarks, str(seed), Link("recipe", RunDirectory(run).recipe)])
         if name not in arms:
-            rows.append([name, about, "not run yet", "", ""])
-    yield Table("", ["row", "what it is", "measured on"], ["seed", "file"], rows)
+            rows.append([*names, "not run yet", "", ""])
+    yield Table("", ["row", *(["what it is"] if said else []), "measured on"], ["seed", "file"], rows)
     yield Table(
         "Where each number is from", ["row", "seed", "benchmark", "variant", "decoding"], ["file"], _files(arms)
     )
