@@ -1,7 +1,7 @@
 """What a recipe will need, without doing any of it: parameters, steps, texts, memory, disk; the option `--dry-run`.
 
-Only the model's configuration is read, and the data sets; neither weights nor a GPU are needed. Memory is an estimate
-from shapes, for one device; `training/metrics.jsonl` has what was really used.
+Only the model's configuration is read, and the data sets; neither weights nor a GPU are needed, nor the server of a
+model that is served. Memory is an estimate from shapes, for one device; `training/metrics.jsonl` has what was used.
 """
 
 import math
@@ -31,17 +31,18 @@ class Estimate:
     """What a recipe will need; None where it does not train or measure."""
 
     model: str
-    parameters: int
-    trainable: int | None
-    examples: int | None
+    parameters: int | None = None
+    """None of a model that another machine serves."""
+    trainable: int | None = None
+    examples: int | None = None
     """Before those that are longer than `training.max_length` are left out."""
-    steps: int | None
+    steps: int | None = None
     """At most, for that reason; None with `training.batch_tokens`, where it depends on the lengths."""
-    texts: int | None
+    texts: int | None = None
     """To be written, over all benchmarks, variants, decodings and samples."""
-    training_gib: float | None
-    generation_gib: float | None
-    disk_gib: float
+    training_gib: float | None = None
+    generation_gib: float | None = None
+    disk_gib: float = 0.0
     """Of the adapter and two checkpoints."""
 
 
@@ -53,6 +54,9 @@ def estimate(recipe: Recipe) -> Estimate:
         UsageError: The recipe names what is not there; problems would be learned and then measured.
     """
     data = load_data(recipe)
+    texts = _texts(recipe, sum(len(benchmark.problems) for benchmark in data.benchmarks)) if data.benchmarks else None
+    if recipe.generation.backend == "openai":
+        return Estimate(recipe.model, texts=texts)
     config = _configuration(recipe)
     model = _shapes(config)
     weights = [parameter.numel() for parameter in model.parameters()]
@@ -79,7 +83,6 @@ def estimate(recipe: Recipe) -> Estimate:
         adapter_bytes = 4 * (trainable or 0)
         tokens = training.batch_tokens or training.batch_size * training.max_length
         training_bytes = held + ADAMW_BYTES * (trainable or 0) + _activations(config, tokens, training, BYTES[type_])
-    texts = _texts(recipe, sum(len(benchmark.problems) for benchmark in data.benchmarks)) if data.benchmarks else None
     generation_bytes = held + adapter_bytes + _keys_and_values(config, recipe, BYTES[type_]) if texts else None
     return Estimate(
         model=recipe.model,

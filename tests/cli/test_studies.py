@@ -25,6 +25,10 @@ def test_a_dry_run_needs_no_weights(call, tmp_path, data):
     recipe.write_text(json.dumps({"model": str(tmp_path), "training": {"limit": 8, "epochs": 1}}))
     code, out, _ = call("run", recipe, "--dry-run")
     assert (code, "8" in out.split(), "2" in out.split()) == (0, True, True)
+    served = {"backend": "openai", "server": "http://127.0.0.1:9/v1"}  # where nobody listens
+    recipe.write_text(json.dumps({"model": "there", "training": None, "generation": served}))
+    code, out, err = call("run", recipe, "--dry-run", "evaluation.benchmarks=[basics-python]")
+    assert (code, "48" in out.split()) == (0, True), err
 
 
 @pytest.mark.slow

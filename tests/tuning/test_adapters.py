@@ -51,6 +51,7 @@ def test_any_setting_of_peft(tiny_model):
     [
         ({"lora_alpha": 4}, "adapter.peft.lora_alpha: write adapter.alpha instead"),
         ({"use_dorra": True}, "adapter.peft.use_dorra is not a field of peft.LoraConfig .* there are .*use_dora"),
+        ({"kasa_config": {}}, "adapter.peft.kasa_config needs a loss of its own, which is not added here"),
         ({"inference_mode": True}, "adapter.peft.inference_mode is not a field .* that can be set here"),
         (
             {"init_lora_weights": "pissa", "use_dora": True},

@@ -20,7 +20,7 @@ def summary(estimates: Mapping[str, Any]) -> Group:
     for column in ("parameters", "trained", "share", "examples", "steps", "texts", "training", "writing", "disk"):
         table.add_column(column, justify="right")
     for name, found in estimates.items():
-        share = "" if found.trainable is None else f"{found.trainable / found.parameters:.4%}"
+        share = "" if not (found.trainable and found.parameters) else f"{found.trainable / found.parameters:.4%}"
         table.add_row(
             Text(name),
             *(_count(value) for value in (found.parameters, found.trainable)),

@@ -20,6 +20,8 @@ OWN = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_mo
 """Fields of `LoraConfig` that have a key of their own."""
 SET = ("task_type", "inference_mode")
 """Fields of `LoraConfig` that are what they have to be."""
+HAVE_A_LOSS = ("kasa_config", "monteclora_config")
+"""Fields of `LoraConfig` for kinds of adapters that are nothing without a term of their own in the loss."""
 CHANGE_THE_BASE = ("pissa", "olora")
 """Initialisations that take the factors out of the base weights; saved as what was learned since."""
 NEED_DATA = ("eva", "corda", "loftq", "lora_ga")
@@ -30,7 +32,8 @@ def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
     """Put LoRA factors (float32 beside weights of 16 or 4 bits) beside the target modules; the base is frozen.
 
     Raises:
-        UsageError: `adapter.peft` has a key that `peft.LoraConfig` has not, or one that has its own place.
+        UsageError: `adapter.peft` has a key that `peft.LoraConfig` has not, one that has its own place, or one that
+            needs more than is done here.
         FlextuneError: The model has none of the target modules, or the adapter to start from does not fit or needs
             other weights than the model's.
     """
@@ -123,10 +126,12 @@ def _further(adapter: Adapter) -> dict[str, Any]:
     for key in adapter.peft:
         if key in OWN:
             raise UsageError(f"adapter.peft.{key}: write adapter.{OWN[key]} instead")
+        if key in HAVE_A_LOSS and adapter.peft[key] is not None:
+            raise UsageError(f"adapter.peft.{key} needs a loss of its own, which is not added here: leave it out")
         if key not in names or key in SET:
             raise UsageError(
                 f"adapter.peft.{key} is not a field of peft.LoraConfig that can be set here; there are "
-                f"{', '.join(sorted(names - {*OWN, *SET}))}"
+                f"{', '.join(sorted(names - {*OWN, *SET, *HAVE_A_LOSS}))}"
             )
     start = adapter.peft.get("init_lora_weights", True)
     if str(start).lower().startswith(NEED_DATA):
