@@ -203,6 +203,13 @@ def test_many_rows_fit_a_phone(open_page, tmp_path):
         assert solved.is_visible() == (width == 1200)
 
 
+def test_very_many_rows_fit_a_screen(open_page, tmp_path):
+    arms = {f"row-{n}": {0: make_row(tmp_path, f"row-{n}", 0, {"humaneval-java": {1, n}}, of=2)} for n in range(40)}
+    page = open_page(write_page(rows_page(arms, "Rows"), tmp_path / "page"), 1200)
+    tab(page, "Programs").click()
+    assert fits(page)
+
+
 def test_what_can_be_turned(open_page, tmp_path):
     trials = [
         {"number": n, "state": "complete", "cause": None, "seconds": 1, "run": f"trials/{n}", "value": n % 4 + n // 4}
