@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 
@@ -280,7 +281,12 @@ def test_a_stopped_command_says_so_and_tidies_up(tmp_path, open_folder, number, 
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not [path for path in open_folder.glob("flextune-*") if "probe" not in path.name]:
+
+    def a_program_runs():
+        folders = [path.name for path in open_folder.iterdir()]
+        return folders and "probe" not in str(folders) and psutil.Process(running.pid).children()
+
+    while not a_program_runs():
         assert time.monotonic() < deadline
         assert running.poll() is None, running.communicate()[1]
         time.sleep(0.05)

@@ -31,12 +31,12 @@ class Session:
         """A session for so many workers and so many programs in each language."""
         self.layer = layer
         self.settings = settings
-        self.folder = Path(tempfile.mkdtemp(prefix="flextune-"))
-        self.folder.chmod(0o755)
         self._programs = programs
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self.readable = tuple(path for name in sorted(programs) for path in toolchain_folders(name))
+        self.folder = Path(tempfile.mkdtemp(prefix="flextune-"))
+        self.folder.chmod(0o755)
         compilers = -(-workers // WORKERS_PER_COMPILER)
         self._javac = [WarmJavac(layer, self.folder, self.readable, settings.java_release) for _ in range(compilers)]
         if programs.get("java", 0) > 1:
