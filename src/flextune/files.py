@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from flextune.errors import FlextuneError, UsageError
 
 Row = dict[str, Any]
@@ -76,11 +78,28 @@ def without_places(content: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a broken one is an error that names the file and the line."""
+    """Read a JSON file; one that is broken, or not there, is an error that names the file and the line."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FlextuneError(f"{path} is not there") from None
     except json.JSONDecodeError as error:
         raise FlextuneError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file with a mapping, as a recipe is; anything else is an error that names the file and the line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: a recipe is a mapping of keys such as `model: smollm2-135m`, found {content!r}")
+    return content
 
 
 def to_line(row: Mapping[str, Any]) -> str:

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
-import yaml
 
 from flextune import hub
 from flextune.errors import FlextuneError
-from flextune.files import sha256
+from flextune.files import read_yaml, sha256
 from flextune.progress import say, waiting
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def _four_bits(dtype: str) -> Any:
 def merged_below(adapter: Path) -> tuple[Path, ...]:
     """The adapters that were part of the weights, in order, when a run of flextune trained this one."""
     recipe = adapter.parent / "recipe.yaml"
-    first = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("merge_first") if recipe.exists() else None
+    first = read_yaml(recipe).get("merge_first") if recipe.exists() else None
     return (*merged_below(find_adapter(first)), find_adapter(first)) if first else ()
 
 

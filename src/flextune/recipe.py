@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from flextune.errors import UsageError
 from flextune.execution.settings import Execution
+from flextune.files import read_yaml
 from flextune.generation.settings import BEAMS, Decoding, Generation
 from flextune.rundir import folder_name
 from flextune.section import SECTION, parse
@@ -257,17 +258,19 @@ def _check_sweep(recipe: Recipe, sweep: Sweep) -> None:
         if key in (*sections, *WHAT_IS_MEASURED):
             raise UsageError(f"sweep.space: {key} would change what is measured, or is a section; search its keys")
     plain = change(recipe, {"sweep": None}, "sweep")
-    ends = {key: [v.low, v.high] if isinstance(v, Range) else v for key, v in sweep.space.items()}
-    corners = Sweep(space={key: _numbers(sweep.space[key], values) for key, values in ends.items()}, only=sweep.only)
+    tries: dict[str, Any] = {
+        key: values.tries if isinstance(values, Range) else values for key, values in sweep.space.items()
+    }
     tried: list[Recipe] = []
-    for values in itertools.islice(corners.grid(), TRIED_OUT):
-        tried.append(change(plain, values, "sweep.space"))
+    for values in itertools.islice(Sweep(space=tries, only=sweep.only).grid(), TRIED_OUT):
+        try:
+            tried.append(change(plain, values, "sweep.space"))
+        except UsageError as error:
+            between = [k for k, v in values.items() if isinstance(sweep.space[k], Range) and v in tries[k][2:]]
+            hint = f"; if {', '.join(between)} takes whole numbers only, write whole: true there" if between else ""
+            raise UsageError(f"{error}{hint}") from None
         if tried[-1] in tried[:-1]:
             raise UsageError(f"sweep.space: {values} would be tried twice; leave out one")
-
-
-def _numbers(what: Range | list[Any], values: list[Any]) -> list[Any]:
-    return [int(value) for value in values] if isinstance(what, Range) and what.whole else values
 
 
 def change(recipe: Recipe, keys: Mapping[str, Any], where: str) -> Recipe:
@@ -328,16 +331,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     A path that does not exist, such as `recipes/quickstart.yaml`, may name a recipe that comes with flextune.
     """
     path = _find(Path(path))
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the recipe {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: a recipe is a mapping of keys such as `model: smollm2-135m`, found {content!r}")
+    content = read_yaml(path)
     for override in overrides:
         _apply(content, override)
     return parse_recipe(content, str(path))

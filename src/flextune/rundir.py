@@ -34,6 +34,7 @@ from flextune.files import (
     differences,
     read_json,
     read_jsonl,
+    read_yaml,
     without_places,
     write_atomic,
     write_json,
@@ -155,6 +156,11 @@ class RunDirectory:
         self.merge_check = self.path / "adapter-merged" / "merge.json"
         self.report = self.path / "report"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `recipe.yaml` says, as it stands there; a damaged one is an error that names the file."""
+        return read_yaml(self.recipe)
+
     def problems(self, benchmark: str) -> Path:
         """The snapshot of a benchmark."""
         return self.path / "evaluation" / folder_name(benchmark) / "problems.jsonl"
@@ -203,7 +209,7 @@ class RunDirectory:
         record = {"flextune": version(), "seed": content["seed"], "inputs": inputs, "starts": []}
         if self.provenance.exists():
             record = read_json(self.provenance)
-            there = yaml.safe_load(before or self.recipe.read_text(encoding="utf-8"))
+            there = yaml.safe_load(before) if before else self.settings
             # what is new has no results yet
             known = {name: found for name, found in inputs.items() if name in record["inputs"]}
             used = {name: record["inputs"][name] for name in known}
@@ -241,7 +247,7 @@ class RunDirectory:
         for path in [*sorted((self.path / "evaluation").rglob("*")), *small]:
             if path.name in KEPT and path.exists():
                 _keep(path, folder / path.relative_to(self.path))
-        recipe = without_places(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))
+        recipe = without_places(self.settings)
         copy = folder / self.recipe.name  # last: with it the copy is whole
         write_atomic(copy, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 

@@ -8,6 +8,7 @@ from made_rows import make_row
 from made_spectrum import adapter, content
 from rich.console import Console
 
+from flextune.errors import UsageError
 from flextune.files import read_json, read_jsonl, write_json, write_jsonl
 from flextune.report.page import write_page
 from flextune.report.reproduction import Paper, summary
@@ -88,7 +89,32 @@ def test_all_languages(arms):
     text = printed(arms)
     cells = line(text, "plain, unmerged")
     assert "Round 5 without a penalty" in cells
-    assert cells.split()[-2:] == ["50.0", "45.0"]
+    assert cells.split()[-4:] == ["0,", "1", "50.0", "45.0"]
+
+
+def test_a_benchmark_that_a_kept_run_lacks_is_said(arms):
+    whole = printed(arms)
+    shutil.rmtree(arms["plain"][1] / "evaluation/humaneval-java")
+    text = printed(arms)
+    assert "plain, seed 1: not measured yet, or lost: humaneval-java" in text
+    assert "not measured yet" not in whole
+    assert "against plain, seeds 0: " in text  # on the same benchmarks, with the seed that has them
+    shutil.rmtree(arms["plain"][0] / "evaluation")
+    assert "plain, seed 0: not measured yet, or lost: humaneval, humaneval-java" in printed(arms)
+
+
+def test_another_type_of_numbers_is_said(arms, tmp_path):
+    arms["round-4"] = {0: make_row(tmp_path, "round-4", 0, {"humaneval": HALF}, "merged", dtype="bfloat16")}
+    said = "round-4, merged, humaneval, against the model as it came: not the same conditions: dtype is auto there, "
+    assert said + "bfloat16 here" in " ".join(printed(arms).split())
+
+
+def test_a_damaged_recipe_is_named(arms):
+    for damaged, found in (("", "a recipe is a mapping of keys .* found None"), ("a: [", "line 1: not valid YAML")):
+        recipe = RunDirectory(arms["plain"][1]).recipe
+        recipe.write_text(damaged)
+        with pytest.raises(UsageError, match=f"{recipe}.*{found}"):
+            printed(arms)
 
 
 def test_table_3_has_what_was_measured(arms, tmp_path):
@@ -195,7 +221,7 @@ def test_other_conditions_are_said(arms):
         execution = RunDirectory(run).measurement("humaneval", "unmerged", "greedy").execution
         write_json(execution, {"limits": {"cpu_seconds": 9}, "toolchains": {}})
     said = {tuple(text.split(": ")[:2]) for text in texts(rows_page(arms, "Rows", SMALL))}
-    assert said == {("plain, unmerged, humaneval", "not the same conditions")}
+    assert said == {("plain, unmerged, humaneval, against the model as it came", "not the same conditions")}
 
 
 def test_what_cannot_be_compared_is_said(arms, tmp_path):

@@ -6,7 +6,7 @@ from flextune.rundir import without_texts
 from flextune.scoring.compare import compare, compare_each, compare_together
 from flextune.scoring.intervals import bootstrap_mean, newcombe_paired
 from flextune.scoring.runs import compare_runs, compare_within
-from flextune.scoring.significance import detectable, mcnemar_exact
+from flextune.scoring.significance import detectable, detectable_mean, mcnemar_exact
 
 
 def measured(folder, passed, language="python", name="t/{}", **execution):
@@ -161,6 +161,16 @@ def test_seeds_are_crossed_with_problems(tmp_path):
     mean = [sum(n < solved for solved in (22, 28, 40)) / 3 - (n < 20) for n in range(60)]
     expected = bootstrap_mean(mean, lowest=-1.0)
     assert difference["over_problems"] == [expected.low, expected.high]
+    assert found["detectable"] == detectable_mean([2 / 60, 8 / 60, 20 / 60]) > detectable_mean(mean)
+
+
+def test_what_seeds_could_have_shown_is_no_less_than_what_problems_could(tmp_path):
+    base = measured(tmp_path / "base", first(20, 60))
+    seeds = [measured(tmp_path / f"s{n}", first(solved, 60)) for n, solved in enumerate((30, 30))]
+    mean = [0.0] * 20 + [1.0] * 10 + [0.0] * 30
+    assert compare(base, seeds)["detectable"] == detectable_mean(mean)  # the seeds agree
+    apart = [measured(tmp_path / f"a{solved}", first(solved, 60)) for solved in (21, 59)]
+    assert compare(base, apart)["detectable"] is None
 
 
 def test_seeds_are_paired_in_their_order(tmp_path):

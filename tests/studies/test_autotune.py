@@ -181,14 +181,23 @@ def test_the_first_trial_has_the_settings_of_the_paper():
 
 
 def test_problems_that_chose_are_left_out_of_what_is_reported(tmp_path, toy):
+    toy(lambda recipe: {name: range(12) for name in recipe.evaluation.benchmarks})
+    names = ["own/1", "own/2"]
+    own = {"evaluation.benchmarks": ["own.jsonl", "basics-javascript"], "evaluation.without": ["own/0"]}
+    part = change(made(trials=1), {**own, "evaluation.only": names}, "test")
+    autotune(part, tmp_path / "part", minutes=10)
+    written = load_recipe(tmp_path / "part/recipe.yaml").evaluation
+    assert (written.benchmarks, written.only) == (["own.jsonl", "humaneval-js"], None)
+    assert written.without == ["own/0", *names]
+    autotune(change(made(trials=1), own, "test"), tmp_path / "whole", minutes=10)  # all of it chose
+    written = load_recipe(tmp_path / "whole/recipe.yaml").evaluation
+    assert (written.benchmarks, written.without) == (["humaneval-js"], [])
+
+
+def test_the_embedded_problems_choose_and_do_not_report(tmp_path, toy):
     toy(peaked)
-    given = made(trials=2)
-    names = ["basics/beetle_legs", "basics/eggs_in_boxes"]
-    autotune(
-        change(given, {"evaluation.only": names, "evaluation.without": ["basics/x"]}, "test"), tmp_path, minutes=10
-    )
-    written = load_recipe(tmp_path / "recipe.yaml").evaluation
-    assert (written.only, written.without) == (None, ["basics/x", *names])
+    autotune(made(trials=1), tmp_path, minutes=10)
+    assert load_recipe(tmp_path / "recipe.yaml").evaluation.benchmarks == ["humaneval", "humaneval-java"]
 
 
 def test_what_only_chooses_names_no_problem_of_what_reports(tmp_path, toy):

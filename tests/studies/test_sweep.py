@@ -1,6 +1,7 @@
 """A search that is killed goes on, that is shared repeats nothing, and that fails says why."""
 
 import datetime
+import errno
 import signal
 import sys
 import time
@@ -91,17 +92,18 @@ def test_a_trial_that_fails_is_recorded_and_the_search_goes_on(tmp_path, made_up
         if made.adapter.rank == 3:
             raise DivergedError("the training loss is nan at step 3")
         if made.adapter.rank == 4:
-            raise MemoryError("too much")
+            raise MemoryError("too much") if made.training.learning_rate == 1e-3 else OSError(errno.ENOMEM, "no memory")
         return [9.0, 1.0]
 
     made_up(losses)
     run_sweep(recipe(), tmp_path)
     trials = read_sweep(tmp_path)["trials"]
-    causes = {trial["settings"]["adapter.rank"]: (trial["state"], trial["cause"]) for trial in trials}
+    causes = {(trial["settings"]["adapter.rank"], trial["state"], trial["cause"]) for trial in trials}
     assert causes == {
-        2: ("complete", None),
-        3: ("fail", "the training loss is nan at step 3"),
-        4: ("fail", "MemoryError: too much"),
+        (2, "complete", None),
+        (3, "fail", "the training loss is nan at step 3"),
+        (4, "fail", "MemoryError: too much"),
+        (4, "fail", "OSError: [Errno 12] no memory"),
     }
     assert len(trials) == 6
     console = Console(width=120)
@@ -280,6 +282,20 @@ def test_trials_under_way_take_time_too():
     assert not too_long([trial(35)], 120)
     assert too_long([trial(35), trial(35), trial()], 120)
     assert not too_long([trial(0.0), trial(30), trial(30)], 120)
+    assert too_long([], 0)  # the model as it came took all of it
+
+
+def test_trials_that_failed_say_nothing_of_how_long_one_takes():
+    def trial(seconds, failed):
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+        made = optuna.trial.create_trial(state=state, value=None if failed else 1.0)
+        made.set_user_attr("seconds", seconds)
+        return made
+
+    quick = [trial(10, True), trial(10, True)]
+    assert module._would_take_too_long([trial(3600, False), *quick], 3680)
+    assert not module._would_take_too_long([trial(3600, False), *quick], 7220)
+    assert module._would_take_too_long(quick, 25)  # nothing better is known
 
 
 def test_own_values_that_the_recipe_leaves_out_are_drawn():
@@ -298,18 +314,40 @@ def test_a_loss_worse_than_the_others_ends_a_trial(tmp_path, made_up):
     assert all(trial["number"] >= 4 for trial in ended)  # there has to be something to compare with
 
 
-def test_problems_solved_less_often_end_a_trial(tmp_path, made_up, monkeypatch):
-    """The first trials solve 18 of 20 problems, the last one 2 of them: by Wilcoxon's test it is worse."""
+@pytest.mark.parametrize("measured", [1, 2])
+def test_problems_solved_less_often_end_a_trial_while_there_is_something_to_save(
+    tmp_path, made_up, monkeypatch, measured
+):
+    """Some trials solve 18 of 20 problems, others 2 of them: by Wilcoxon's test they are worse."""
+    benchmarks = ["basics-python", "basics-java"]
+
+    def run(made, folder):
+        bad = made.adapter.rank == 64
+        for benchmark in benchmarks[: measured if bad else 2]:
+            solve(folder, made, benchmark, range(2 if bad else 18), 20)
+
     made_up(lambda made: [])
-    monkeypatch.setattr(
-        pipeline,
-        "run",
-        lambda made, folder: solve(folder, made, "basics-python", range(2 if made.adapter.rank == 64 else 18), 20),
-    )
+    monkeypatch.setattr(pipeline, "run", run)
     sweep = {**TPE, "space": {"adapter.rank": [2, 64]}, "trials": 8, "objective": "pass@1"}
-    run_sweep(recipe(sweep=sweep, evaluation={"benchmarks": ["basics-python"]}), tmp_path)
+    run_sweep(recipe(sweep=sweep, evaluation={"benchmarks": benchmarks}), tmp_path)
     states = {(trial["settings"]["adapter.rank"], trial["state"]) for trial in read_sweep(tmp_path)["trials"]}
-    assert states == {(2, "complete"), (64, "pruned")}
+    assert states == {(2, "complete"), (64, "pruned" if measured == 1 else "complete")}
+
+
+def test_a_trial_measures_no_more_than_the_search_goes_by(tmp_path, made_up, monkeypatch):
+    done = []
+
+    def run(made, folder):
+        done.append(made)
+        solve(folder, made, "basics-python", range(3), 20)
+
+    made_up(lambda made: [])
+    monkeypatch.setattr(pipeline, "run", run)
+    evaluation = {"benchmarks": ["basics-python"], "decodings": {"greedy": {}, "warm": {"kind": "sampling"}}}
+    given = recipe(sweep={"space": {"adapter.rank": [2]}, "objective": "pass@1"}, evaluation=evaluation)
+    assert given.variants == ["base", "unmerged"]
+    run_sweep(given, tmp_path)
+    assert [(made.variants, list(made.evaluation.decodings)) for made in done] == [(["unmerged"], ["greedy"])]
 
 
 @pytest.mark.parametrize(
@@ -326,6 +364,22 @@ def test_problems_solved_less_often_end_a_trial(tmp_path, made_up, monkeypatch):
         ({"space": {"adapter.rank": {"low": 1, "high": 8}}}, {}, "is a range: with sampler: grid every key has a list"),
         ({**TPE, "trials": None}, {}, "trials = None with sampler: tpe: expected a number with tpe"),
         ({"space": {"adapter.rank": {"low": 8, "high": 1}}}, {}, "low = 8, high = 1: expected low below high"),
+        (
+            {**TPE, "space": {"adapter.rank": {"low": 2, "high": 64}}},
+            {},
+            r"sweep.space: adapter.rank = 25.684: .*; if adapter.rank takes whole numbers only, write whole: true",
+        ),
+        (
+            {**TPE, "space": {"training.learning_rate": {"low": 1, "high": float("inf")}}},
+            {},
+            r"space.training.learning_rate.high = inf: expected a finite number",
+        ),
+        (
+            {**TPE, "space": {"adapter.rank": {"low": 2, "hig": 64}}},
+            {},
+            r"space.adapter.rank = \{'low': 2, 'hig': 64\}: expected a list of values, or numbers between two as",
+        ),
+        ({"space": {"adapter.rank": 8}}, {}, "space.adapter.rank = 8: expected a list of values, or numbers between"),
         ({"space": {"training.dataset": ["basics"]}}, {}, "changes what the validation loss is measured on"),
         ({"space": {"seed": [1]}, "objective": "pass@1"}, {}, "needs evaluation.benchmarks"),
         (
@@ -376,6 +430,16 @@ def test_a_disk_that_was_full_in_the_middle_of_a_line_takes_nothing_from_a_searc
     trials = read_sweep(tmp_path)["trials"]
     assert settings(trials) == settings([{"settings": chosen} for chosen in Sweep(**SWEEP).grid()])
     assert {trial["state"] for trial in trials} == {"complete"}
+
+
+def test_a_damaged_journal_is_named(tmp_path, made_up):
+    made_up(lambda made: [9.0, 1.0])
+    run_sweep(recipe(), tmp_path)
+    journal = tmp_path / JOURNAL
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([lines[0], "}{\n", *lines[1:]]))
+    with pytest.raises(FlextuneError, match=f"{JOURNAL} is damaged .*name another --output"):
+        run_sweep(recipe(), tmp_path)
 
 
 def test_another_search_in_the_folder_is_refused(tmp_path, made_up):

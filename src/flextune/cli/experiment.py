@@ -46,6 +46,8 @@ def run(recipe: str, *overrides: str, output: str | None = None, dry_run: bool =
         from flextune.report.estimates import summary
 
         out.print(summary({Path(recipe).stem: estimate(loaded)}))
+        if loaded.study:
+            out.print(f"A study: {loaded.study.trainings} trainings, each of them like this")
         return
     folder = output or Path("runs") / Path(recipe).stem
     if loaded.study:

@@ -1,5 +1,6 @@
 """The verbs of several runs: `reproduce`, `sweep`, `autotune`."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,8 @@ def reproduce(
     Parameters
     ----------
     overrides
-        Keys of every recipe to change, such as model=FOLDER or data=FOLDER.
+        Keys of every recipe to change, such as model=FOLDER or data=FOLDER. A row of another model than the others
+        keeps it, unless it is asked for by itself.
     scale
         The paper's size, or one that runs on a laptop.
     rounds
@@ -47,7 +49,16 @@ def reproduce(
         from flextune.estimate import estimate
 
         asked = chosen or rows.names(scale)
-        out.print(estimates.summary({row: estimate(rows.recipe_of(scale, row, overrides)) for row in asked}))
+        found, refused = {}, []
+        for row in asked:
+            try:
+                made = rows.recipe_of(scale, row, rows.overrides_of(scale, row, asked, overrides))
+                found[row] = estimate(made)
+            except FlextuneError as error:
+                refused.append(f"{row}: {error}")
+        out.print(estimates.summary(found))
+        if refused:
+            raise UsageError(f"{len(refused)} of {len(asked)} rows cannot be run so: {'; '.join(refused)}")
         return
     failures = []
     if chosen:
@@ -148,7 +159,7 @@ def autotune(
     except ModuleNotFoundError as error:
         raise UsageError(f"{error.name} is missing: run `pip install 'flextune[sweep]'`") from None
 
-    if workers < 1 or minutes <= 0:
+    if workers < 1 or not 0 < minutes < math.inf:
         raise UsageError(f"workers = {workers}, minutes = {minutes:g}: expected at least 1 worker, and some minutes")
     recipe = overridden(recipe_for(model, dataset, language or ["java"]), overrides, "autotune")
     folder = tune(recipe, output or f"runs/autotune-{Path(model).name}", minutes=minutes, workers=workers)

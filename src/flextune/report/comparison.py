@@ -100,7 +100,8 @@ def paragraph(row: Mapping[str, Any], reference: str) -> Group:
     else:
         lines.append(Text(f"mean of {', '.join(row['benchmarks'])}; {row['method']}"))
     if row["detectable"] is None:
-        lines.append(Text("No difference could have been detected with these problems"))
+        few = "these problems and seeds" if row["seeds"] > 1 else "these problems"
+        lines.append(Text(f"No difference could have been detected with {few}"))
     else:
         found = percent(row["detectable"]).replace(" %", " points")
         lines.append(Text(f"A difference of {found} would have been found four times in five; smaller ones less often"))

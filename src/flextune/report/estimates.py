@@ -30,7 +30,10 @@ def summary(estimates: Mapping[str, Any]) -> Group:
         )
     return Group(
         table,
-        Text("Memory and disk: estimates from shapes, for one device and the longest texts. Steps: at most"),
+        Text(
+            "Memory: estimates from shapes, for one device and the longest texts. Disk: of the adapter and two "
+            "checkpoints; weights that are not there yet come on top. Steps: at most"
+        ),
     )
 
 

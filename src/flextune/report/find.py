@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from flextune.errors import UsageError
 from flextune.report.page import Page
 from flextune.report.reproduction import NOT_OF_THE_PAPER, Paper
@@ -76,7 +74,7 @@ def _by_seed(runs: Sequence[Path]) -> dict[int, Path]:
     """Runs by the seed in their recipes."""
     found: dict[int, Path] = {}
     for run in runs:
-        seed = yaml.safe_load(RunDirectory(run).recipe.read_text(encoding="utf-8")).get("seed", 0)
+        seed = RunDirectory(run).settings.get("seed", 0)
         if seed in found:
             raise UsageError(f"{found[seed]} and {run} have the same seed, {seed}: commas join runs that differ by it")
         found[seed] = run

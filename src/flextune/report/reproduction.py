@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Group
 
 from flextune.files import read_json, read_jsonl
@@ -15,7 +14,7 @@ from flextune.report.results import model_name, points
 from flextune.report.terminal import shown
 from flextune.rundir import RunDirectory
 from flextune.scoring.compare import adjusted
-from flextune.scoring.matrix import Arms, matrix, transfer
+from flextune.scoring.matrix import Arms, matrix, not_measured, transfer
 
 PENALTY, CONTROL, LEARNED = "round-5", "plain", "python"
 """The row that the paper's claim is about, the one it is first compared with, and the language that was learned."""
@@ -41,7 +40,8 @@ def summary(arms: Arms, paper: Paper) -> Group:
     found = one_decoding(matrix(arms))
     of = ", ".join(models(arms)) or "nothing is kept yet"
     blocks = [*tables(found, arms, paper), languages(found, abouts(arms, paper))]
-    return shown([Text(f"Models: {of}"), *blocks, *map(Text, _penalty(arms))])
+    notes = dict.fromkeys([*_penalty(arms), *conditions(found, arms)])
+    return shown([Text(f"Models: {of}"), *blocks, *map(Text, notes)])
 
 
 def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iterator[Table | Text]:
@@ -52,6 +52,20 @@ def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iter
     if parts:
         each = ", ".join(f"{row}: {part}" for row, part in parts.items())
         yield Text(f"Trained on a part of a set, less what is longer than training.max_length: {each}.")
+
+
+def conditions(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:
+    """What is not there, what was compared although it differs, and what could not be compared."""
+    yield from not_measured(arms)
+    for row in found:
+        where = f"{row['arm']}, {row['variant']}, {row['benchmark']}"
+        for reason in (row["against_base"] or {}).get("unlike", ()):
+            yield f"{where}, against the model as it came: not the same conditions: {reason}"
+        if row["not_compared"]:
+            yield f"{where}: not compared with the model as it came: {row['not_compared']}"
+    for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
+        for reason in row["unlike"]:
+            yield f"{PENALTY} against {row['reference']}: not the same conditions: {reason}"
 
 
 def one_decoding(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -73,7 +87,7 @@ def recipes(arms: Arms) -> Iterator[dict[str, Any]]:
     """The recipe of each run."""
     for runs in arms.values():
         for run in runs.values():
-            yield yaml.safe_load(RunDirectory(run).recipe.read_text(encoding="utf-8"))
+            yield RunDirectory(run).settings
 
 
 def _claimed(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[Any]]) -> Iterator[Table]:
@@ -103,7 +117,7 @@ def _claimed(found: Sequence[Mapping[str, Any]], claims: Mapping[str, Sequence[A
 def _learned_part(runs: Mapping[int, str | Path]) -> str:
     """How many examples a training was limited to, and of what; empty if it had all."""
     run = RunDirectory(next(iter(runs.values())))
-    training = yaml.safe_load(run.recipe.read_text(encoding="utf-8")).get("training")
+    training = run.settings.get("training")
     if not training or not training.get("limit"):
         return ""
     rows = read_json(run.provenance)["inputs"][f"training set {training['dataset']}"]["rows"]
@@ -170,14 +184,13 @@ def languages(found: Sequence[Mapping[str, Any]], abouts: Mapping[str, str]) -> 
     rows = []
     for name, about in abouts.items():
         for variant in dict.fromkeys(row["variant"] for row in found if row["arm"] == name):
-            cells = []
-            for benchmark in benchmarks:
-                here = [r for r in found if (r["arm"], r["variant"], r["benchmark"]) == (name, variant, benchmark)]
-                cells.append(_cell(here[0]) if here else "")
-            rows.append([f"{name}, {variant}", *([about] if said else []), *cells])
+            of_it = {r["benchmark"]: r for r in found if (r["arm"], r["variant"]) == (name, variant)}
+            cells = [_cell(of_it[benchmark]) if benchmark in of_it else "" for benchmark in benchmarks]
+            seeds = sorted({seed for row in of_it.values() for seed in row["seeds"]})
+            rows.append([f"{name}, {variant}", *([about] if said else []), ", ".join(map(str, seeds)), *cells])
     return Table(
         "All languages",
-        ["row", *(["what it is"] if said else [])],
+        ["row", *(["what it is"] if said else []), "seeds"],
         benchmarks,
         rows,
         "pass@1 in %, and the difference from the model as it came; * beyond noise, corrected for the languages.",

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flextune.errors import UsageError
 from flextune.files import Row, read_json, read_jsonl
 from flextune.rundir import Measurement, RunDirectory, folder_name
@@ -87,7 +85,7 @@ def read_results(path: str | Path) -> Results:
         raise UsageError(f"{path} is not a run directory: it has no recipe.yaml")
     return Results(
         path=run.path,
-        recipe=_filled(yaml.safe_load(run.recipe.read_text(encoding="utf-8")), LATER),
+        recipe=_filled(run.settings, LATER),
         provenance=read_json(run.provenance) if run.provenance.exists() else {},
         results=list(_results(run)),
         comparisons=[
@@ -128,8 +126,7 @@ def _results(run: RunDirectory) -> Iterator[Result]:
 
 
 def _benchmark_order(run: RunDirectory) -> list[str]:
-    recipe = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
-    return [folder_name(name) for name in recipe["evaluation"]["benchmarks"]]
+    return [folder_name(name) for name in run.settings["evaluation"]["benchmarks"]]
 
 
 def form(results: Results, comparison: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from flextune.report.reproduction import (
     PENALTY,
     Paper,
     abouts,
+    conditions,
     languages,
     last_metrics,
     mean,
@@ -70,7 +71,7 @@ def _results(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> It
         yield Cards(shown)
     if len(shown) < len(cards):
         yield Text(f"{len(cards) - len(shown)} more are within noise; the figure of learned against kept has them.")
-    yield from map(Text, dict.fromkeys(_conditions(found, arms)))
+    yield from map(Text, dict.fromkeys(conditions(found, arms)))
     yield from map(Text, _broken(found, arms))
     if PENALTY in paper.abouts and PENALTY not in arms:
         yield Text("The row with the penalty is not measured yet: nothing can be said about it.")
@@ -123,18 +124,6 @@ def _strength(arms: Arms, name: str) -> dict[str, Any]:
     used = evaluation.get("adapter")
     of = next((part for part in reversed(Path(used).parts) if part in arms), used) if used else name
     return {"adapter_of": of, "scale": evaluation.get("scale", 1)}
-
-
-def _conditions(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:
-    """What was compared although it differs, and what could not be compared."""
-    for row in found:
-        for reason in (row["against_base"] or {}).get("unlike", ()):
-            yield f"{_name(row)}, {row['benchmark']}: not the same conditions: {reason}."
-        if row["not_compared"]:
-            yield f"{_name(row)}, {row['benchmark']}: not compared with the model as it came: {row['not_compared']}."
-    for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
-        for reason in row["unlike"]:
-            yield f"{PENALTY} against {row['reference']}: not the same conditions: {reason}."
 
 
 def _broken(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:

@@ -44,8 +44,9 @@ def compare(first: Arm, second: Arm, *, k: int = 1, anyway: bool = False) -> dic
     Returns:
         `problems`, `seeds`; `first` and `second`, the value of each with its interval; `difference` likewise;
         `p_value` and `method`; `detectable`, the smallest difference that would have been found four times in five
-        (None where none would); `won` and `lost`, the ids of the problems that the second solves more and less often;
-        `unlike`, what differs in the conditions, and `unrecorded`, where nothing is said of them.
+        (None where none would; of several seeds the larger of that over problems and that over seeds); `won` and
+        `lost`, the ids of the problems that the second solves more and less often; `unlike`, what differs in the
+        conditions, and `unrecorded`, where nothing is said of them.
 
     Raises:
         UsageError: The problems, their texts, limits or toolchains differ and `anyway` is false; a problem has fewer
@@ -253,16 +254,20 @@ def _over_single_samples(one: Values, two: Values) -> dict[str, Any]:
 def _over_problems_and_seeds(differences: Sequence[Values]) -> dict[str, Any]:
     """Difference and test from the problems' differences, one mapping a seed."""
     mean = np.mean([list(values.values()) for values in differences], axis=0).tolist()
+    of_seeds = [float(np.mean(list(values.values()))) for values in differences]
     p_value, method = sign_flip(mean), "bootstrap over problems, sign-flip permutation test"
+    found = [detectable_mean(mean)]
     if len(differences) == 1:
         interval = as_row(bootstrap_mean(mean, lowest=-1.0))
     else:
         interval = as_row(across_seeds(differences, lowest=-1.0))
-        p_value = max(p_value, t_test([float(np.mean(list(values.values()))) for values in differences]))
+        p_value = max(p_value, t_test(of_seeds))
         method += "; Student's t over seeds; the wider interval, the larger p-value"
+        if np.ptp(of_seeds):  # seeds that agree hide nothing
+            found.append(detectable_mean(of_seeds))
     return {
         "difference": interval,
         "p_value": p_value,
         "method": method,
-        "detectable": detectable_mean(mean),
+        "detectable": None if None in found else max(value for value in found if value is not None),
     }

@@ -6,15 +6,13 @@ transfer(arms, "penalty", learned="python")           # the mean over the langua
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flextune.errors import FlextuneError
 from flextune.files import read_json, read_jsonl
-from flextune.rundir import Measurement, RunDirectory
+from flextune.rundir import Measurement, RunDirectory, folder_name
 from flextune.scoring.compare import adjusted, compare, compare_together
 from flextune.scoring.runs import Place, measurements
 from flextune.scoring.score import score_seeds
@@ -60,10 +58,20 @@ def matrix(arms: Arms) -> list[dict[str, Any]]:
 
 def _against(reference: Path | None, measured: list[Path]) -> dict[str, Any]:
     """The comparison with the base, or why there is none."""
+    if not reference:
+        return {"against_base": None, "not_compared": ""}
     try:
-        return {"against_base": reference and compare(reference, measured, anyway=True), "not_compared": ""}
+        found = compare(reference, measured, anyway=True)
     except FlextuneError as error:
         return {"against_base": None, "not_compared": str(error)}
+    found["unlike"] += _computed_unlike(reference, measured[0])
+    return {"against_base": found, "not_compared": ""}
+
+
+def _computed_unlike(first: Path, second: Path) -> list[str]:
+    """A sentence if two measurements were not computed in the same type of numbers, by the recipes of their runs."""
+    types = [_loaded({0: folder.parents[3]}).get("dtype") for folder in (first, second)]
+    return [f"dtype is {types[0]} there, {types[1]} here"] if types[0] != types[1] else []
 
 
 def bases(arms: Arms) -> dict[tuple[str, str, str], Path]:
@@ -98,8 +106,8 @@ def _weights(runs: Mapping[int, str | Path]) -> tuple[str, str]:
 
 def _loaded(runs: Mapping[int, str | Path]) -> dict[str, Any]:
     """The recipe of an arm, as far as it says how the model is loaded."""
-    recipes = [file for run in runs.values() if (file := RunDirectory(run).recipe).exists()]
-    return yaml.safe_load(recipes[0].read_text(encoding="utf-8")) if recipes else {}
+    there = [run for path in runs.values() if (run := RunDirectory(path)).recipe.exists()]
+    return there[0].settings if there else {}
 
 
 def learned_and_kept(arms: Arms, language_learned: str, decoding: str = "greedy") -> list[dict[str, Any]]:
@@ -142,26 +150,44 @@ def transfer(
 
     Returns:
         For each other arm a row of `compare_together` with its name as `reference`, and the seeds that both have; not
-        corrected for their number. Arms of another model, and those that lack one of the benchmarks for one of these
-        seeds, are left out.
+        corrected for their number. All are over the benchmarks that any seed of `of` has; a seed that lacks one of them
+        on either side is left out, and so are arms without a seed in common, or of another model.
     """
     rows = []
+    asked = {
+        place: folders
+        for place, folders in _places(arms[of]).items()
+        if (place.variant, place.decoding) == (variant, decoding) and language(next(iter(folders.values()))) != learned
+    }
     for name, runs in arms.items():
-        seeds = [seed for seed in arms[of] if seed in runs]
-        if name == of or not seeds or model_of(runs) != model_of(arms[of]):
+        if name == of or not asked or model_of(runs) != model_of(arms[of]):
             continue
-        ours, theirs = (_places({seed: side[seed] for seed in seeds}) for side in (arms[of], runs))
-        asked = {
-            place: list(folders.values())
-            for place, folders in ours.items()
-            if (place.variant, place.decoding) == (variant, decoding)
-            and len(folders) == len(seeds)
-            and language(next(iter(folders.values()))) != learned
-        }
-        if asked and all(len(theirs.get(place, ())) == len(seeds) for place in asked):
-            pairs = {place.benchmark: (list(theirs[place].values()), found) for place, found in asked.items()}
-            rows.append({"arm": of, "reference": name, **compare_together(pairs, anyway=True), "seeds": seeds})
+        theirs = _places(runs)
+        seeds = [
+            seed
+            for seed in arms[of]
+            if all(seed in folders and seed in theirs.get(place, ()) for place, folders in asked.items())
+        ]
+        if seeds:
+            pairs = {
+                place.benchmark: ([theirs[place][seed] for seed in seeds], [folders[seed] for seed in seeds])
+                for place, folders in asked.items()
+            }
+            row = {"arm": of, "reference": name, **compare_together(pairs, anyway=True), "seeds": seeds}
+            row["unlike"] += _computed_unlike(*(folders[0] for folders in next(iter(pairs.values()))))
+            rows.append(row)
     return rows
+
+
+def not_measured(arms: Arms) -> Iterator[str]:
+    """A sentence for each run that lacks a benchmark of its recipe, in a variant and decoding that it has elsewhere."""
+    for name, runs in arms.items():
+        for seed, run in runs.items():
+            found = measurements(run)
+            ways = {(place.decoding, place.variant) for place in found}
+            asked = map(folder_name, _loaded({seed: run}).get("evaluation", {}).get("benchmarks", ()))
+            if lacks := [b for b in asked if not ways or any(Place(b, *way) not in found for way in ways)]:
+                yield f"{name}, seed {seed}: not measured yet, or lost: {', '.join(lacks)}"
 
 
 def model_of(runs: Mapping[int, str | Path]) -> str:

@@ -10,8 +10,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from flextune.errors import UsageError
 from flextune.rundir import RunDirectory, folder_name
 from flextune.scoring.compare import Arm, adjusted, compare, compare_together
@@ -36,7 +34,7 @@ def measurements(run: str | Path) -> dict[Place, Path]:
         Place(folder.parent.parent.name, folder.name, folder.parent.name): folder
         for folder in (path.parent for path in (directory.path / "evaluation").glob("*/*/*/verdicts.jsonl"))
     }
-    recipe = yaml.safe_load(directory.recipe.read_text(encoding="utf-8")) if directory.recipe.exists() else {}
+    recipe = directory.settings if directory.recipe.exists() else {}
     order = [folder_name(name) for name in recipe.get("evaluation", {}).get("benchmarks", ())]
 
     def key(place: Place) -> tuple[Any, ...]:

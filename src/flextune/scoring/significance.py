@@ -120,9 +120,10 @@ def detectable(n: int, unlike: float) -> float | None:
 
 
 def detectable_mean(differences: Sequence[float]) -> float | None:
-    """The smallest mean difference that a paired t test of as many problems finds four times in five.
+    """The smallest mean difference that a paired t test of as many problems, or seeds, finds four times in five.
 
-    For several samples a problem or several seeds: the scatter is that of the problems' differences.
+    For several samples a problem the scatter is that of the problems' differences, for several seeds also that of the
+    seeds'.
 
     Returns:
         A difference; None where the differences do not vary, or where even 1 would not be found.

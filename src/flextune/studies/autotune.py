@@ -103,6 +103,9 @@ class Candidate:
 def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int = 1) -> Path:
     """Search within the budget, choose, and write the recipe of the choice and what speaks for it.
 
+    What reports is HumanEval in the languages that chose; a benchmark of one's own reports only where `only` names the
+    problems of it that chose.
+
     The choice is the trial with the highest mean of pass@1 over all languages among those that are worse than the model
     as it came in none of them beyond noise, and of equals the first; where no such trial exceeds the model as it came,
     that is said.
@@ -110,7 +113,8 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
     Args:
         recipe: As of `recipe_for`, or any with a `sweep` by pass@1.
         output: The folder; called again on it, the search goes on.
-        minutes: For all of it: no trial is begun that would take longer, by the median of those before it.
+        minutes: For all of it, the model as it came included: no trial is begun that would take longer, by the median
+            of those before it, so that the first alone can.
         workers: Trials at the same time.
 
     Returns:
@@ -139,14 +143,14 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
         chosen = next(candidate for candidate in candidates if candidate.number == found["chosen"])
         asked = recipe.evaluation
         reported = [_reported(name) for name in asked.benchmarks]
-        chose = [*asked.without, *(asked.only or ())] if set(reported) & set(asked.benchmarks) else []
+        own = [name for name in reported if name in asked.benchmarks]  # of which only a part may have chosen
         keys = {
             **chosen.settings,
             "sweep": None,
             "seed": recipe.seed + 1,
-            "evaluation.benchmarks": reported,
+            "evaluation.benchmarks": [name for name in reported if asked.only or name not in own],
             "evaluation.only": None,
-            "evaluation.without": chose,
+            "evaluation.without": [*asked.without, *asked.only] if asked.only and own else [],
             "evaluation.variants": ["base", "unmerged"],
         }
         write_atomic(output / "recipe.yaml", dump_recipe(change(recipe, keys, "autotune")))
@@ -156,9 +160,14 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
 def _reported(benchmark: str) -> str:
     """The benchmark that reports in the language of one that chooses.
 
-    >>> _reported("mbpp-validation"), _reported("mbpp-java-validation"), _reported("basics-java")
-    ('humaneval', 'humaneval-java', 'basics-java')
+    >>> _reported("mbpp-validation"), _reported("mbpp-java-validation"), _reported("basics-javascript")
+    ('humaneval', 'humaneval-java', 'humaneval-js')
+    >>> _reported("basics-python"), _reported("own.jsonl")
+    ('humaneval', 'own.jsonl')
     """
+    if benchmark.startswith("basics-"):
+        name = benchmark.removeprefix("basics-")
+        return "humaneval" if name == "python" else f"humaneval-{short_name(name)}"
     if benchmark.startswith("mbpp") and benchmark.endswith("-validation"):
         return benchmark.removesuffix("-validation").replace("mbpp", "humaneval")
     return benchmark

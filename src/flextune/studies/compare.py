@@ -75,7 +75,7 @@ def run_study(recipe: Recipe, output: str | Path) -> Path:
 def _run_all(recipe: Recipe, study: Study, output: Path) -> None:
     """Run the trials that are left, one after the other, and write `study.json`."""
     grids = {arm: study.grid(arm) for arm in study.compare}
-    total = sum(len(grid) for grid in grids.values()) + len(study.compare) * len(study.seeds)
+    total = study.trainings
     done: list[dict[str, Any]] = []
 
     def run(trial: Trial) -> list[Row] | None:

@@ -15,6 +15,13 @@ def so_far(folder: Path, recipe: Recipe, sweep: Sweep) -> dict[int, float]:
     return _losses(folder) if sweep.objective == "validation_loss" else _solved(folder, recipe)
 
 
+def all_known(folder: Path, recipe: Recipe, sweep: Sweep) -> bool:
+    """Whether all problems are judged, so that nothing is saved by ending the run."""
+    if sweep.objective == "validation_loss":
+        return False
+    return all(measured_by(folder, recipe, name).verdicts.exists() for name in recipe.evaluation.benchmarks)
+
+
 def _losses(folder: Path) -> dict[int, float]:
     """The validation losses so far, by step."""
     metrics = RunDirectory(folder).metrics

@@ -23,7 +23,7 @@ from flextune.recipe import Recipe, change, dump_recipe, load_recipe
 from flextune.rundir import FREE, RunDirectory
 from flextune.scoring.matrix import Arms, model_id
 from flextune.studies.process import alone
-from flextune.studies.rows import names, recipe_of, used_by
+from flextune.studies.rows import names, overrides_of, recipe_of, used_by
 
 SEEDS = (0, 1, 2)
 UNTUNED = 0
@@ -50,7 +50,7 @@ def reproduce(
     Args:
         scale: `paper` or `small`.
         rows: Names of rows (`flextune.studies.rows.names`).
-        overrides: Keys of every recipe to change, such as `model=FOLDER`.
+        overrides: Keys of every recipe to change, such as `model=FOLDER`, which is not for rows of another model.
         seeds: Of the trainings.
         output: Where the runs are made, each in `<scale>/<row>/seed-<seed>`.
         results: Where they are kept, likewise.
@@ -63,18 +63,19 @@ def reproduce(
     """
     runs, kept = Path(output) / scale, Path(results) / scale
     failures = []
+    given = {row: overrides_of(scale, row, rows, overrides) for row in rows}
     tuned = [row for row in rows if _tuned(recipe_of(scale, row))]
     todo = [(row, UNTUNED) for row in rows if row not in tuned] + [(row, seed) for seed in seeds for row in tuned]
     for row, seed in todo:  # a recipe that was changed is said before hours of work
-        _is_kept(_folder(kept, row, seed), recipe_of(scale, row, (*overrides, f"seed={seed}")))
+        _is_kept(_folder(kept, row, seed), recipe_of(scale, row, (*given[row], f"seed={seed}")))
     for number, (row, seed) in enumerate(todo, start=1):
-        recipe = recipe_of(scale, row, (*overrides, f"seed={seed}"))
+        recipe = recipe_of(scale, row, (*given[row], f"seed={seed}"))
         name = f"{row}, seed {seed}" if _tuned(recipe) else row
         if _is_kept(_folder(kept, row, seed), recipe):
             continue
         say(f"Row {number} of {len(todo)}: {name}")
         try:
-            whole = _with_what_it_uses(scale, row, recipe, overrides, seed, runs)
+            whole = _with_what_it_uses(scale, row, recipe, given[row], seed, runs)
             alone(pipeline.run, whole, _folder(runs, row, seed))
         except Exception as error:  # whatever it is, the other rows go on
             failures.append(f"{name}: {cause(error)}")

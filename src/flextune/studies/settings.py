@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from flextune.section import SECTION
@@ -34,6 +35,11 @@ class Study:
     """The seeds of the trainings that are reported, the same for each arm."""
     tune_seed: Seed = 100
     """The seed of the trainings that `tune` chooses by; none of `seeds`, so that what is reported did not choose."""
+
+    @property
+    def trainings(self) -> int:
+        """How many trials it has."""
+        return sum(len(self.grid(arm)) + len(self.seeds) for arm in self.compare)
 
     @property
     def reference(self) -> str:
@@ -100,14 +106,25 @@ def refusal(keys: Sequence[str], sections: Sequence[str], held_out: bool) -> str
 class Range:
     """Numbers between two."""
 
-    low: float
+    low: Annotated[float, Field(allow_inf_nan=False)]
     """The least."""
-    high: float
+    high: Annotated[float, Field(allow_inf_nan=False)]
     """The greatest."""
     log: bool = False
     """Search its logarithm: each power of ten is as likely."""
     whole: bool = False
     """Whole numbers only."""
+
+    @property
+    def tries(self) -> list[float]:
+        """Its ends, then a number between them if not only whole ones are meant: what a key has to take.
+
+        >>> Range(low=2, high=4).tries, Range(low=2, high=4, whole=True).tries
+        ([2.0, 4.0, 2.764], [2, 4])
+        """
+        if self.whole:
+            return [int(self.low), int(self.high)]
+        return [self.low, self.high, self.low + 0.382 * (self.high - self.low)]
 
     @model_validator(mode="after")
     def _possible(self) -> "Range":
@@ -137,7 +154,21 @@ class Sweep:
     """With tpe: how many."""
     prune: bool = True
     """With tpe: end trials early. By the loss where it is worse than the median of the others at the same step, by
-    pass@1 where the problems measured so far are solved less often than by the best (Wilcoxon's test, p < 0.1)."""
+    pass@1 between one benchmark and the next, where the problems of those measured so far are solved less often than by
+    the best (Wilcoxon's test, p < 0.1)."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _lists_or_ranges(cls, space: Any) -> Any:
+        """One sentence on a value that is neither, in place of one for each of the two."""
+        ends, names = {"low", "high"}, {field.name for field in fields(Range)}
+        for key, values in space.items() if isinstance(space, dict) else ():
+            if not isinstance(values, list | Range) and not (isinstance(values, dict) and ends <= set(values) <= names):
+                raise ValueError(
+                    f"space.{key} = {values!r}: expected a list of values, or numbers between two as {{low: 1, high: "
+                    "8}, with log: true or whole: true if that is meant"
+                )
+        return space
 
     @model_validator(mode="after")
     def _possible(self) -> "Sweep":

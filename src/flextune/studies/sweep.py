@@ -8,6 +8,8 @@
 """
 
 import datetime
+import errno
+import json
 import math
 import socket
 import statistics
@@ -26,17 +28,17 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from flextune import pipeline
-from flextune.errors import DivergedError, NoRoomError, UsageError, cause
+from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError, cause
 from flextune.files import differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe
 from flextune.report.sweep import RECORD
 from flextune.rundir import RunDirectory, version
-from flextune.studies.objective import objective, so_far
+from flextune.studies.objective import all_known, objective, so_far
 from flextune.studies.process import StoppedError, alone
 from flextune.studies.settings import Sweep
 from flextune.studies.space import own_values, stored, suggested
-from flextune.studies.storage import storage_of
+from flextune.studies.storage import JOURNAL, storage_of
 from flextune.studies.workers import on_a_cluster, on_this_machine
 
 P_PRUNED = 0.1
@@ -70,8 +72,8 @@ def run_sweep(
         workers: Trials at the same time.
         storage: `grpc://host:port` of Optuna's proxy server, or an address of a database; by default the journal.
         ray: The address of a Ray cluster, whose machines see the folder: the workers are tasks there.
-        minutes: Begin no trial that would not be done after so long, by the median of those before it; what earlier
-            calls took counts.
+        minutes: Begin no trial that would not be done after so long, by the median of those that were whole; the trials
+            of earlier calls count, of one that was killed what it took afterwards.
 
     Returns:
         `output`.
@@ -139,8 +141,9 @@ class _Search:
         direction: Literal["minimize", "maximize"] = "maximize"
         if self.sweep.objective == "validation_loss":
             direction = "minimize"
-        storage, name = storage_of(self.storage, self.output), self.output.name
+        name = self.output.name
         try:
+            storage = storage_of(self.storage, self.output)
             if self.storage is None:  # a journal has one study, also where its folder was renamed
                 name = next(iter(optuna.get_all_study_names(storage)), name)
             options: dict[str, Any] = {"study_name": name, "storage": storage, "pruner": _pruner(self.sweep)}
@@ -152,8 +155,12 @@ class _Search:
                 return study
             except optuna.exceptions.DuplicatedStudyError:
                 return optuna.load_study(**options)
+        except json.JSONDecodeError as error:
+            raise FlextuneError(
+                f"{self.output / JOURNAL} is damaged ({error}); take the broken line out, or name another --output"
+            ) from None
         except Exception as error:  # of Optuna, gRPC, SQLAlchemy or a database alike
-            if self.storage is None:
+            if self.storage is None or isinstance(error, FlextuneError):
                 raise
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(f"storage = {self.storage!r} cannot be used: {type(error).__name__}: {first}") from None
@@ -254,9 +261,11 @@ class _Search:
             outcome = f"{self.sweep.objective} = {value:.4f}"
         except StoppedError:
             value, state, outcome = None, TrialState.PRUNED, "ended early, worse than others so far"
-        except (OSError, NoRoomError):
+        except NoRoomError:
             raise  # the machine's fault: the trial is left to who comes next
         except Exception as error:  # whatever it is, the search goes on
+            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+                raise  # the same
             trial.set_user_attr("cause", cause(error))
             value, state, outcome = None, TrialState.FAIL, f"failed: {cause(error)}"
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
@@ -288,10 +297,13 @@ class _Search:
 
 def _trial(recipe: Recipe, settings: Mapping[str, Any], name: str) -> Recipe:
     """The recipe of a trial, which measures no more than the search goes by."""
-    keys = {**settings, "sweep": None}
+    made = change(recipe, {**settings, "sweep": None}, name)
     if recipe.sweep and recipe.sweep.objective == "validation_loss":
-        keys["evaluation.variants"] = []
-    return change(recipe, keys, name)
+        return change(made, {"evaluation.variants": []}, name)
+    decoding = next(iter(made.evaluation.decodings))
+    others = [key for key in made.evaluation.decodings if key != decoding]
+    only = {key: value for key, value in _plain(made)["evaluation"]["decodings"].items() if key not in others}
+    return change(made, {"evaluation.variants": made.variants[-1:], "evaluation.decodings": only}, name)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -311,14 +323,12 @@ def _pruner(sweep: Sweep) -> Any:
 
 def _would_take_too_long(trials: Sequence[optuna.trial.FrozenTrial], budget: float) -> bool:
     """Whether another trial would be over after so many seconds of all workers together, by those that have ended."""
-    ended = [
-        trial.user_attrs["seconds"] for trial in trials if trial.state.is_finished() and "seconds" in trial.user_attrs
-    ]
-    if not ended:
-        return False
-    typical = statistics.median(ended)
+    ended = [trial for trial in trials if trial.state.is_finished() and "seconds" in trial.user_attrs]
+    whole = [trial for trial in ended if trial.state == TrialState.COMPLETE] or ended  # one that failed says little
+    typical = statistics.median(trial.user_attrs["seconds"] for trial in whole) if whole else 0
     under_way = sum(not trial.state.is_finished() for trial in trials)
-    return bool(sum(ended) + typical * (under_way + 1) > budget)
+    spent = sum(trial.user_attrs["seconds"] for trial in ended)
+    return bool(budget <= 0 or spent + typical * (under_way + 1) > budget)
 
 
 def _now() -> datetime.datetime:
@@ -341,7 +351,7 @@ def _watch(trial: optuna.Trial, sweep: Sweep, folder: Path, recipe: Recipe) -> C
         for step, value in new.items():
             trial.report(value, step)
         told.update(new)
-        return bool(new) and trial.should_prune()
+        return bool(new) and not all_known(folder, recipe, sweep) and trial.should_prune()
 
     return stop
 
