@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from huggingface_hub import ModelCard
 from made_run import make_run
 
 from flextune import Recipe, Training, UsageError, run
-from flextune.files import read_json, read_jsonl, sha256
+from flextune.errors import FlextuneError
+from flextune.files import read_json, read_jsonl, sha256, write_jsonl
 from flextune.inputs import find_inputs, load_data
 from flextune.pipeline import _begin, train_only
 from flextune.recipe import load_recipe, parse_recipe
@@ -129,6 +131,34 @@ def test_a_second_time_does_nothing(undisturbed, recipe):
     code, _, err = finished("run", recipe, "--output", output)
     assert (code, "Training" in err) == (0, False)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_verdicts_that_were_made_elsewhere_are_what_is_scored(undisturbed, recipe, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(undisturbed[0], output)
+    measurement = RunDirectory(output).measurement("basics-python", "base", "greedy")
+    rows = list(read_jsonl(measurement.verdicts))
+    write_jsonl(measurement.verdicts, [{**row, "verdict": "passed", "passed": True} for row in rows])
+    code, _, err = finished("run", recipe, "--output", output)
+    assert code == 0, err
+    assert read_json(measurement.scores)["pass@1"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("adapter.targets=[nonsense]", r"adapter.targets = \['nonsense'\] does not fit this model"),
+        ("adapter.peft={foo: 1}", "foo"),
+        ("training.report_to=[nonsense]", "training.report_to = nonsense"),
+        ("training.epochs=.inf", "training.epochs = inf: expected a finite number"),
+        ("adapter.alpha=.nan", "adapter.alpha = nan: expected a finite number"),
+        ("execution.limits.cpu_seconds=.inf", "execution.limits.cpu_seconds = inf: expected a finite number"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before_anything_is_measured(recipe, tmp_path, override, message):
+    with pytest.raises(FlextuneError, match=message):
+        run(load_recipe(recipe, [override]), tmp_path)
+    assert not list(tmp_path.rglob("completions*"))
 
 
 def whole_checkpoint(output):

@@ -5,7 +5,7 @@ model that is served. Memory is an estimate from shapes, for one device; `traini
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from flextune.errors import FlextuneError
 from flextune.inputs import load_data
 from flextune.models import EMBEDDED, find_model
 from flextune.recipe import Recipe
-from flextune.tuning.adapters import add_adapter
+from flextune.tuning.adapters import add_shapes, shapes
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -58,7 +58,7 @@ def estimate(recipe: Recipe) -> Estimate:
     if recipe.generation.backend == "openai":
         return Estimate(recipe.model, texts=texts)
     config = _configuration(recipe)
-    model = _shapes(config)
+    model = shapes(config)
     weights = [parameter.numel() for parameter in model.parameters()]
     matrices = sum(
         m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
@@ -71,12 +71,8 @@ def estimate(recipe: Recipe) -> Estimate:
     adapter_bytes = 0
     training = recipe.training
     if training and data.training_set:
-        # the factors alone count: what another run's adapter has is not known before it is there
-        # and an initialisation that needs weights changes no shape
-        plain = {key: value for key, value in recipe.adapter.peft.items() if key != "init_lora_weights"}
-        fresh = replace(recipe.adapter, peft=plain)
-        if not recipe.adapter.start:
-            trainable, _ = add_adapter(model, fresh).get_nb_trainable_parameters()
+        if not recipe.adapter.start:  # what another run's adapter has is not known before it is there
+            trainable, _ = add_shapes(model, recipe.adapter).get_nb_trainable_parameters()
         examples = len(data.training_set.examples)
         if training.batch_tokens is None:
             steps = math.ceil(math.ceil(examples / training.batch_size / training.accumulation) * training.epochs)
@@ -111,14 +107,6 @@ def _configuration(recipe: Recipe) -> Any:
             f"the configuration of {recipe.model} cannot be read: {why}; give a folder with its config.json as the "
             "model (model=FOLDER)"
         ) from None
-
-
-def _shapes(config: Any) -> Any:
-    """The model without memory."""
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
 
 
 def _activations(config: Any, tokens: int, training: Any, width: int) -> int:

@@ -83,14 +83,27 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FlextuneError(f"{path} is not there") from None
+    except UnicodeDecodeError as error:
+        raise FlextuneError(f"{path}: not valid UTF-8 ({error.reason})") from None
     except json.JSONDecodeError as error:
         raise FlextuneError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice: the first would be dropped without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key, _ in reversed(node.value):
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file with a mapping, as a recipe is; anything else is an error that names the file and the line."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -142,6 +155,8 @@ def read_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Row]:
             raise FlextuneError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})") from None
         except UnicodeDecodeError as error:
             raise FlextuneError(f"{path}, after line {number}: not valid UTF-8 ({error.reason})") from None
+        except (RecursionError, ValueError) as error:  # brackets in brackets; an integer of thousands of digits
+            raise FlextuneError(f"{path}, line {number}: not to be read ({error})") from None
 
 
 class Journal:

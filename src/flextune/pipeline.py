@@ -32,7 +32,7 @@ from flextune.report.run import write_report
 from flextune.reranking import ask_for_tests, choose, cross
 from flextune.rundir import Measurement, RunDirectory, versions
 from flextune.scoring.runs import compare_within
-from flextune.scoring.score import score
+from flextune.scoring.score import is_scored, score
 from flextune.section import parse
 from flextune.tasks import Problem, load_benchmark
 
@@ -216,6 +216,10 @@ def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> Inp
     A machine that only trains needs neither a sandbox nor toolchains.
     """
     plan = check(recipe) if measure else find_inputs(recipe)
+    if recipe.training and not directory.adapter.exists():
+        from flextune.tuning.train import check_training
+
+        check_training(plan.source, recipe.training, recipe.adapter)
     inputs: dict[str, Any] = {"model": plan.source.provenance}
     inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in plan.benchmarks}
     if plan.training_set:
@@ -296,7 +300,7 @@ def _measure(recipe: Recipe, directory: RunDirectory, plan: Inputs, engine: Engi
             judge_completions(
                 measurement.completions, benchmark.problems, measurement.path, recipe.execution, f"judging {label}"
             )
-            if not measurement.scores.exists():
+            if not is_scored(measurement):
                 score(measurement, benchmark.name)
 
 

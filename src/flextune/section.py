@@ -13,8 +13,8 @@ from pydantic import ConfigDict, TypeAdapter
 
 from flextune.errors import UsageError
 
-SECTION = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-"""Unknown keys are errors, and a docstring under a field is its help."""
+SECTION = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+"""Unknown keys and numbers without end are errors, and a docstring under a field is its help."""
 
 Section = TypeVar("Section")
 MEMBERS = ("list", "str", "int", "float", "bool", "dict", "Range")

@@ -43,6 +43,29 @@ def test_score_of_seeds(call, tmp_path):
     assert "95 % interval 23.4 % to 56.6 % over seeds; over problems 2" in out
 
 
+def test_one_folder_is_not_several_seeds(call, tmp_path):
+    one, two = (str(measured(tmp_path / name, n)) for name, n in (("a", 12), ("b", 14)))
+    for arguments in (("score", one, one), ("compare", one, f"{one}/"), ("compare", one, f"{two},{two}")):
+        code, _, err = call(*arguments)
+        assert (code, "named twice" in err) == (2, True)
+
+
+def test_other_ks_of_seeds_come_beside_the_usual(call, tmp_path):
+    for name in "ab":
+        rows = [{"task_id": "t", "sample": n, "verdict": "passed", "passed": True} for n in range(3)]
+        write_jsonl(tmp_path / name / "verdicts.jsonl", rows)
+    _, out, _ = call("score", tmp_path / "a", tmp_path / "b", "--k", 2)
+    assert [f"pass@{k} of 2 seeds" in out for k in (1, 2)] == [True, True]
+
+
+def test_what_is_compared_is_written_where_there_are_no_programs(call, tmp_path):
+    one, two = (measured(tmp_path / name, n) for name, n in (("a", 12), ("b", 14)))
+    (two / "completions.jsonl").unlink()
+    code, _, err = call("compare", one, two, "--output", tmp_path / "out")
+    assert (code, "has no completions.jsonl" in " ".join(err.split())) == (2, True)
+    assert read_json(tmp_path / "out/comparison.json")[0]["problems"] == 30
+
+
 def test_more_samples_than_there_are(call, tmp_path):
     code, _, err = call("score", measured(tmp_path / "a", 12), "--k", 10)
     assert (code, "pass@10 needs 10 samples of a problem" in err) == (2, True)
@@ -60,11 +83,11 @@ def test_compare(call, tmp_path):
 
 def test_programs_are_shown_and_steer_no_terminal(call, tmp_path):
     base = measured(tmp_path / "base", 0, 1)
-    tuned = measured(tmp_path / "tuned", 1, 1, "    return 2\x1b]0;owned\x07")
+    tuned = measured(tmp_path / "tuned", 1, 1, "    return 2\x1b]0;owned\x07\udc80")
     code, out, _ = call("compare", base, tuned, "--show", "correction", "--output", tmp_path / "out")
     assert code == 0
     assert "correction: t/0 (- wrong answer, + passed)" in out
-    assert r"+     return 2\x1b]0;owned\x07" in out
+    assert r"+     return 2\x1b]0;owned\x07\udc80" in out
     assert "\x1b" not in out
     (row,) = read_jsonl(tmp_path / "out" / "changes.jsonl")
     assert (row["kind"], row["after"]["verdict"]) == ("correction", "passed")

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 
 import pytest
 from conformance.languages import CASES, PARTS
@@ -14,6 +15,11 @@ from flextune.scoring.form import is_code
 from flextune.tasks import StandardInput, load_benchmark
 
 LIMITS = Limits(cpu_seconds=2, wall_seconds=6, memory_mb=512, output_kb=256)
+
+
+def _parts(language, completion):
+    prompt, tests = PARTS[language]
+    return prompt, completion, tests
 
 
 def verdict(language, completion, tests=None, **settings):
@@ -162,6 +168,33 @@ def test_standard_input():
 )
 def test_outputs_are_the_same_as_apps_has_it(found, expected, same):
     assert same_output(found, expected) == same
+
+
+def test_a_long_word_takes_no_longer_than_its_length():
+    started = time.process_time()
+    for word in ("1" * 1_000_000 + "x", "." + "1" * 1_000_000 + "x", "1" * 1_000_000 + "e"):
+        assert not same_output(word, "1.5")
+    assert time.process_time() - started < 1
+
+
+def test_a_program_may_call_its_variables_what_it_likes():
+    taken = "    return x + 1\n\nint = float = str = bytes = print = None\n"
+    assert verdict("python", taken).verdict == "passed"
+
+
+@pytest.mark.parametrize("layer", ["bubblewrap", "native"])
+def test_nothing_is_left_for_the_next_program(layer):
+    """In one room after another: what is said about the folder would outlive what lies in it."""
+    leave = (
+        "    import os\n    for name in ('.', '/tmp', '/dev/shm'):\n        for set in (\n"
+        "            lambda: os.setxattr(name, 'user.note', b'1'),\n"
+        "            lambda: os.setxattr(os.open(name, os.O_RDONLY), 'user.note', b'1'),\n        ):\n"
+        "            try:\n                set()\n            except OSError:\n                pass\n    return x + 1"
+    )
+    look = "    import os\n    return x + 1 if not os.listxattr('.') + os.listxattr('/tmp') else 0"
+    programs = [Program(str(n), 0, "python", *_parts("python", leave if n == 0 else look)) for n in range(2)]
+    found = execute(programs, Execution(limits=LIMITS, sandbox=layer, workers=1))
+    assert [verdict.verdict for verdict in found] == ["passed", "passed"]
 
 
 CLOSED = {

@@ -30,6 +30,7 @@ RELEASES = "        var s = 1;\n        throw new RuntimeException();"
 
 def completions(path, body, limit=2, **row):
     rows = [{"task_id": p.task_id, "completion": body} | row for p in load_benchmark("basics-java").problems[:limit]]
+    path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -55,6 +56,21 @@ def test_verdicts_that_are_whole_outlive_their_toolchain(execute, tmp_path, monk
     (tmp_path / "verdicts.jsonl").rename(tmp_path / "verdicts.partial.jsonl")  # half-done ones are not mixed
     code, _, err = execute(path, "--benchmark", "basics-java")
     assert (code, "javac 99" in err) == (2, True), err
+
+
+def test_verdicts_do_not_stand_beside_other_programs(execute, tmp_path):
+    path = completions(tmp_path / "one/completions.jsonl", EXITS)
+    (tmp_path / "one/fixed.jsonl").write_text(path.read_text().replace("exit(0)", "exit(1)"))
+    code, _, err = execute(tmp_path / "one/fixed.jsonl", "--benchmark", "basics-java")
+    assert (code, "completions.jsonl holds other completions than those" in " ".join(err.split())) == (2, True)
+    assert not (tmp_path / "one/verdicts.jsonl").exists()
+    assert execute(tmp_path / "one/fixed.jsonl", "--benchmark", "basics-java", "--output", tmp_path / "two")[0] == 0
+    assert execute(path, "--benchmark", "basics-java")[0] == 0
+    problems = tmp_path / "two/problems.jsonl"
+    problems.write_text(problems.read_text().replace("static", "static final"))
+    (tmp_path / "two/verdicts.jsonl").unlink()
+    code, _, err = execute(tmp_path / "one/fixed.jsonl", "--benchmark", "basics-java", "--output", tmp_path / "two")
+    assert (code, "with other texts than the benchmark" in " ".join(err.split())) == (2, True)
 
 
 @pytest.mark.parametrize(

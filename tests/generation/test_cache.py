@@ -84,6 +84,15 @@ def test_a_torn_last_line_is_lost_alone(torn):
         json.loads(line)
 
 
+@pytest.mark.parametrize("damaged", ["{\n", "[]\n", '{"key": 1}\n'])
+def test_a_damaged_line_is_lost_alone(damaged):
+    cache = TextCache(ABOUT)
+    put(cache, 1, 2)
+    first, one, rest = cache.path.read_text().split("\n", 2)
+    cache.path.write_text(f"{first}\n{one}\n{damaged}{rest}")
+    assert found(1, 2) == [1, 2]
+
+
 def test_a_torn_first_line_is_written_again():
     cache = TextCache(ABOUT)
     cache.path.parent.mkdir(parents=True)

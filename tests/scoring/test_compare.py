@@ -161,7 +161,8 @@ def test_seeds_are_crossed_with_problems(tmp_path):
     mean = [sum(n < solved for solved in (22, 28, 40)) / 3 - (n < 20) for n in range(60)]
     expected = bootstrap_mean(mean, lowest=-1.0)
     assert difference["over_problems"] == [expected.low, expected.high]
-    assert found["detectable"] == detectable_mean([2 / 60, 8 / 60, 20 / 60]) > detectable_mean(mean)
+    assert found["detectable"] == pytest.approx(detectable_mean([2 / 60, 8 / 60, 20 / 60]))
+    assert found["detectable"] > detectable_mean(mean)
 
 
 def test_what_seeds_could_have_shown_is_no_less_than_what_problems_could(tmp_path):
@@ -178,7 +179,34 @@ def test_seeds_are_paired_in_their_order(tmp_path):
     twos = [measured(tmp_path / f"b{solved}", first(solved, 60)) for solved in (15, 35)]
     assert compare(ones, twos)["difference"]["over_seeds"] == pytest.approx([5 / 60, 5 / 60])
     with pytest.raises(UsageError, match="2 seeds cannot be paired with 3"):
-        compare(ones, [*twos, twos[0]])
+        compare(ones, [*twos, measured(tmp_path / "b20", first(20, 60))])
+
+
+def test_differences_that_are_the_same_are_the_same_number(tmp_path):
+    """Ten samples: 3 of 10 against 2, 8 against 7, … differ by 0.1 whatever the machine makes of it."""
+
+    def samples(*passed):
+        return [[number < solved for number in range(10)] for solved in passed]
+
+    one = measured(tmp_path / "one", samples(1, 2, 3, 7, 8))
+    two = measured(tmp_path / "two", samples(2, 3, 4, 8, 9))
+    assert len({b / 10 - a / 10 for a, b in ((1, 2), (2, 3), (3, 4), (7, 8), (8, 9))}) > 1
+    found = compare(one, two)
+    assert (found["difference"]["value"], found["detectable"], len(found["won"])) == (0.1, None, 5)
+    assert found["difference"]["low"] < 0.1 < found["difference"]["high"]
+
+    def seeds(name, *passed):
+        return [measured(tmp_path / f"{name}{n}", samples(solved)) for n, solved in enumerate(passed)]
+
+    equal = compare(seeds("a", 1, 1, 1), seeds("b", 3, 0, 0))
+    assert (equal["won"], equal["lost"]) == ([], [])
+
+
+def test_one_folder_is_not_two_seeds(tmp_path):
+    base = measured(tmp_path / "base", first(20, 60))
+    one = measured(tmp_path / "one", first(22, 60))
+    with pytest.raises(UsageError, match=r"one is named twice: seeds are folders of different trainings"):
+        compare(base, [one, tmp_path / "base/../one"])
 
 
 def test_several_against_one_are_corrected(tmp_path):

@@ -1,11 +1,11 @@
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import read_json, write_json, write_jsonl
+from flextune.files import read_json, read_jsonl, write_json, write_jsonl
 from flextune.rundir import Measurement, without_texts
 from flextune.scoring.compare import compare
 from flextune.scoring.form import is_code
-from flextune.scoring.score import score, score_seeds
+from flextune.scoring.score import is_scored, score, score_seeds
 
 
 def verdicts(path, passed):
@@ -55,6 +55,8 @@ def test_what_is_no_code_is_counted(tmp_path):
         ],
     )
     assert score(Measurement(tmp_path), "b")["not_code"] == 1
+    verdicts(tmp_path, [True, True])  # what passed is code
+    assert score(Measurement(tmp_path), "b")["not_code"] == 0
     write_jsonl(tmp_path / "completions.jsonl", [{"name": "t/0", "completion": "    return x"}])
     assert "not_code" not in score(Measurement(tmp_path), "b")  # a peer's file, with other keys
 
@@ -70,6 +72,36 @@ def test_where_prompts_were_not_kept_what_is_no_code_stays_as_it_was_counted(tmp
     assert score(Measurement(tmp_path), "b")["not_code"] == 1
     (tmp_path / "scores.json").unlink()
     assert "not_code" not in score(Measurement(tmp_path), "b")
+
+
+def test_scores_are_of_the_verdicts_that_are_there(tmp_path):
+    measurement = Measurement(tmp_path)
+    verdicts(tmp_path, [True, False])
+    assert not is_scored(measurement)
+    score(measurement, "b", (1,))
+    assert is_scored(measurement)
+    verdicts(tmp_path, [False, False])
+    assert not is_scored(measurement)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"passed": "false"}, "row 2: passed = 'false'; expected true or false"),
+        ({"passed": float("nan")}, "row 2: passed = nan; expected true or false"),
+        ({"passed": True}, "row 2: verdict = 'wrong_answer' beside passed = True"),
+        ({"verdict": "passed"}, "row 2: verdict = 'passed' beside passed = False"),
+        ({"task_id": ["t/1"]}, r"row 2: task_id = \['t/1'\]; expected a text"),
+        ({"sample": None}, "row 2: sample = None; expected a whole number"),
+        ({"task_id": "t/0"}, "row 2: sample 0 of 't/0' stands there twice"),
+    ],
+)
+def test_a_verdict_that_cannot_be_is_named(tmp_path, changed, message):
+    verdicts(tmp_path, [True, False])
+    rows = list(read_jsonl(tmp_path / "verdicts.jsonl"))
+    write_jsonl(tmp_path / "verdicts.jsonl", [rows[0], rows[1] | changed])
+    with pytest.raises(FlextuneError, match=f"verdicts.jsonl, {message}"):
+        score(Measurement(tmp_path), "b")
 
 
 def test_no_verdicts(tmp_path):
@@ -132,6 +164,14 @@ def test_different_problems_are_not_compared(two):
         ("java", "```\n", False),
         ("javascript", "\n", False),
         ("cpp", "    return x;", True),
+        ("cpp", "    std::vector<int> days = {31, 28,\n31};", True),
+        ("javascript", "    return a + b\n}", True),
+        ("javascript", "    total += a\n", True),
+        ("typescript", "    console.log(a)\n", True),
+        ("php", "Sure (this is what you asked for)", False),
+        ("java", "I'm happy to help, here is the code:", False),
+        ("bash", "    echo $1", None),
+        ("rust", "    a + b\n}", None),
     ],
 )
 def test_what_is_code(language, completion, expected):

@@ -100,6 +100,8 @@ def _sentence(error: BaseException) -> tuple[int, str]:
         case KeyboardInterrupt():
             code = 143 if isinstance(error, TerminatedError) else 130
             return code, "stopped; the same command goes on from here"
+        case FileNotFoundError():
+            return 1, f"{error.filename} is not there"
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"

@@ -85,7 +85,8 @@ def compare(
     if not others:
         raise UsageError("compare needs at least two: name what to compare with the first")
     arms = {name: tuple(Path(part) for part in name.split(",") if part) for name in (first, *others)}
-    if len(arms) <= len(others):
+    places = [folder.resolve() for arm in arms.values() for folder in arm]
+    if len(arms) <= len(others) or len(set(places)) < len(places):
         raise UsageError("one folder is named twice")
     runs = {name: _are_runs(arm) for name, arm in arms.items()}
     if len(set(runs.values())) > 1:
@@ -100,6 +101,8 @@ def compare(
     rows = (compare_runs if runs[first] else compare_each)(reference, arms, k=k, anyway=anyway)
     for row in rows:
         out.print(comparison.paragraph(row, first), soft_wrap=True)
+    if output:
+        write_json(Path(output) / "comparison.json", rows)
     programs = []
     if single and (show or output):
         programs = list(changes(Measurement(reference[0]), Measurement(next(iter(arms.values()))[0])))
@@ -107,7 +110,6 @@ def compare(
         if change.kind == show:
             out.print(comparison.side_by_side(change))
     if output:
-        write_json(Path(output) / "comparison.json", rows)
         if single:
             write_jsonl(Path(output) / "changes.jsonl", (change.row() for change in programs))
         out.print(f"Written: {output}", soft_wrap=True)

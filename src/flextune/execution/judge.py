@@ -30,7 +30,8 @@ DETAIL = 500
 SPARE_MB = 256
 """Memory that the processes of a program may take together beyond what one of them may: runtimes need some too."""
 COMPILER_MB = 2048
-NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+NUMBER = r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?"
+"""A number on its own; a digit can be matched in one way only, so that a long word takes no longer than its length."""
 
 
 @dataclass(frozen=True)

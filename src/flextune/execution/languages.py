@@ -158,7 +158,7 @@ LANGUAGES: dict[str, Language] = {
             compile=("{tool}", "-s", "-c", "compile(open('{source}', 'rb').read(), 'program.py', 'exec')"),
             run=lambda main, limits: ["{tool}", "-s", "{source}"],  # not -I, which leaves the seed of hashes out
             environment={"PYTHONHASHSEED": "0"},
-            report=_at_end("__import__('io').FileIO('{path}', 'w').write(b'%d' % (int('{a}') * int('{b}')))"),
+            report=_at_end("__import__('io').FileIO('{path}', 'w').write(b'%d' % ({a}).__mul__({b}))"),
             no_memory=r"\bMemoryError\b",
         ),
         Language(
@@ -218,7 +218,7 @@ LANGUAGES: dict[str, Language] = {
                 file="first.h",
                 text="#include <bits/stdc++.h>\n",
                 command=("{tool}", "-std=c++17", "-x", "c++-header", "{warm}/first.h"),
-                pattern=r"^\s*#\s*include\s*<bits/stdc\+\+\.h>",
+                pattern=r"^[ \t]*#[ \t]*include[ \t]*<bits/stdc\+\+\.h>",
                 options=("-include", "{warm}/first.h"),
             ),
         ),

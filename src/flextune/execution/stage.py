@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from flextune.errors import UsageError
 from flextune.execution.cluster import judge_on_ray
 from flextune.execution.engine import judge_all, prepare
 from flextune.execution.formats import read_programs
@@ -20,7 +21,7 @@ from flextune.execution.toolchain import tool_version
 from flextune.execution.verdict import Verdict
 from flextune.files import Journal, Row, claim, read_json, read_jsonl, to_line, write_jsonl
 from flextune.progress import progress, say
-from flextune.rundir import Measurement, RunDirectory
+from flextune.rundir import Measurement, RunDirectory, without_texts
 from flextune.tasks import Problem, load_benchmark
 
 WRITE_SECONDS = 0.5
@@ -44,6 +45,7 @@ def judge_file(
     problems = load_benchmark(benchmark, data).problems
     programs = read_programs(completions, problems)  # what is wrong there is said before anything is made
     with RunDirectory(output).lock():
+        _check_kept(Measurement(output), problems, programs)
         judge_completions(completions, problems, output, settings, f"judging {benchmark}")
         _keep(Measurement(output), problems, programs)
     say(f"sandbox: {read_json(output / 'execution.json')['sandbox']}")
@@ -55,6 +57,29 @@ def judge_file(
         else:
             write_multipl_e(output, problems, programs, verdicts)
     return dict(Counter(row["verdict"] for row in rows).most_common())
+
+
+def _check_kept(measurement: Measurement, problems: Sequence[Problem], programs: Sequence[Program]) -> None:
+    """Refuse a folder in which verdicts would stand beside other programs or problems than they are about."""
+    if measurement.completions.exists():
+        there = read_programs(measurement.completions, problems)
+        if _completions(there) != _completions(programs):
+            raise UsageError(
+                f"{measurement.completions} holds other completions than those to be judged; name another --output"
+            )
+    if measurement.problems.exists():
+        asked = {problem.task_id: without_texts(problem.snapshot()) for problem in problems}
+        for row in read_jsonl(measurement.problems, ("task_id",)):
+            now = asked.get(str(row["task_id"]), {})
+            if any(without_texts(row).get(key, value) != value for key, value in now.items()):
+                raise UsageError(
+                    f"{measurement.problems} has {row['task_id']!r} with other texts than the benchmark; name another "
+                    "--output"
+                )
+
+
+def _completions(programs: Sequence[Program]) -> dict[tuple[str, int], str]:
+    return {(program.task_id, program.sample): program.completion for program in programs}
 
 
 def _keep(measurement: Measurement, problems: Sequence[Problem], programs: Sequence[Program]) -> None:

@@ -8,6 +8,7 @@ folder; its first line says what it holds. Files may be deleted at any time.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from filelock import FileLock
@@ -26,9 +27,11 @@ class TextCache:
         self._first = line
         self._texts: dict[str, Text] = {}
         if self.path.exists():
-            # a torn last line is dropped
-            for row in map(json.loads, self.path.read_bytes().split(b"\n")[1:-1]):
-                self._texts[row["key"]] = Text(row["text"], row["finish_reason"], row["tokens"])
+            # a torn last line is dropped; what is damaged is written anew
+            for written in self.path.read_bytes().split(b"\n")[1:-1]:
+                with suppress(ValueError, KeyError, TypeError):
+                    row = json.loads(written)
+                    self._texts[row["key"]] = Text(row["text"], row["finish_reason"], row["tokens"])
 
     def get(self, request: Request) -> Text | None:
         """The text of this request, if it was written before."""

@@ -124,9 +124,9 @@ def side_by_side(change: Change) -> Panel:
 
 
 def printable(text: str) -> str:
-    r"""A text without what would steer a terminal: control characters are shown, not sent.
+    r"""A text without what would steer a terminal, or what none can show: control characters, halves of pairs.
 
     >>> printable("a\x1b[31mb\tc")
     'a\\x1b[31mb\tc'
     """
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: repr(match[0])[1:-1], text)
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", lambda match: repr(match[0])[1:-1], text)

@@ -17,13 +17,15 @@ from flextune.rundir import Measurement
 from flextune.scoring.conditions import Conditions, read_conditions, unlike, unrecorded
 from flextune.scoring.intervals import across_seeds, as_row, bootstrap_mean, newcombe_paired, wilson
 from flextune.scoring.pass_at_k import count, estimates
-from flextune.scoring.score import read_verdicts
+from flextune.scoring.score import read_verdicts, refuse_repeated
 from flextune.scoring.significance import detectable, detectable_mean, holm, mcnemar_exact, sign_flip, t_test
 
 Arm = str | Path | Sequence[str | Path]
 """The folder of a measurement, or those of several that differ by the seed of their training."""
 Values = dict[str, float]
 """By problem."""
+DIGITS = 12
+"""After the point, of differences."""
 
 
 def compare(first: Arm, second: Arm, *, k: int = 1, anyway: bool = False) -> dict[str, Any]:
@@ -129,6 +131,7 @@ def _side(arm: Arm, k: int) -> list[_Side]:
     folders = [arm] if isinstance(arm, str | Path) else list(arm)
     if not folders:
         raise UsageError("there is nothing to compare: no folder is named")
+    refuse_repeated(folders)
     return [_measurement(Measurement(Path(folder)), k, once=len(folders) == 1) for folder in folders]
 
 
@@ -205,15 +208,25 @@ def _not_shared(first: _Side, second: _Side, shared: Mapping[str, str]) -> list[
 
 
 def _differences(first: _Side, second: _Side) -> list[Values]:
-    """For each seed, second − first of each problem; a side of one measurement is set against each of the other's."""
+    """For each seed, second − first of each problem; a side of one measurement is set against each of the other's.
+
+    Rounded, so that differences that are the same are the same number.
+    """
     seeds = max(len(first.seeds), len(second.seeds))
     ones, twos = (side.seeds * (seeds if len(side.seeds) == 1 else 1) for side in (first, second))
-    return [{task_id: two[task_id] - one[task_id] for task_id in one} for one, two in zip(ones, twos, strict=True)]
+    return [
+        {task_id: round(two[task_id] - one[task_id], DIGITS) for task_id in one}
+        for one, two in zip(ones, twos, strict=True)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(float(np.mean(values)), DIGITS)
 
 
 def _compared(first: _Side, second: _Side, reasons: list[str]) -> dict[str, Any]:
     differences = _differences(first, second)
-    mean = {task_id: float(np.mean([values[task_id] for values in differences])) for task_id in differences[0]}
+    mean = {task_id: _mean([values[task_id] for values in differences]) for task_id in differences[0]}
     if first.once and second.once:
         found = _over_single_samples(first.seeds[0], second.seeds[0])
     else:
@@ -253,8 +266,8 @@ def _over_single_samples(one: Values, two: Values) -> dict[str, Any]:
 
 def _over_problems_and_seeds(differences: Sequence[Values]) -> dict[str, Any]:
     """Difference and test from the problems' differences, one mapping a seed."""
-    mean = np.mean([list(values.values()) for values in differences], axis=0).tolist()
-    of_seeds = [float(np.mean(list(values.values()))) for values in differences]
+    mean = [_mean(found) for found in zip(*(values.values() for values in differences), strict=True)]
+    of_seeds = [_mean(list(values.values())) for values in differences]
     p_value, method = sign_flip(mean), "bootstrap over problems, sign-flip permutation test"
     found = [detectable_mean(mean)]
     if len(differences) == 1:

@@ -1,23 +1,39 @@
 """Did the model write code at all? So that a gain in form is not sold as a gain in skill."""
 
 import ast
+import re
 
 from flextune.tasks.python_source import parse
 
+WITH_BRACES = ("cpp", "csharp", "java", "javascript", "php", "typescript")
+"""Languages, by MultiPL-E's names or ours, whose statements and blocks end in marks that prose does not have."""
+BEGINS = re.compile(
+    r"(return|if|else|for|foreach|while|do|switch|case|default|try|throw|const|let|var|function|break|await)\b(?! to\b)"
+    r"|[\w.$>\[\]-]+\(|[^.!?'\"]*=[^=>]"
+)
+"""A keyword, a call or an assignment, at the beginning of a line."""
 
-def is_code(language: str, prompt: str, completion: str) -> bool:
+
+def is_code(language: str, prompt: str, completion: str) -> bool | None:
     r"""True if the completion begins with code of the language.
 
-    Python: prompt and completion together parse, up to some line that adds a statement. Elsewhere: the first line that
-    is neither blank nor a comment ends as a statement, a block or a call does. Prose, a chat reply, a fence or nothing
-    is no code.
+    Python: prompt and completion together parse, up to some line that adds a statement. In languages with braces: the
+    first line that is neither blank nor a comment begins with a keyword, a call or an assignment, or ends as a
+    statement or a block does. Prose, a chat reply, a fence or nothing is no code. Of other languages nothing is said:
+    None.
 
     >>> is_code("python", "def f(x):\n", "    return x\n"), is_code("python", "def f(x):\n", "Sure! Here it is:")
     (True, False)
     >>> is_code("java", "", "        return x;"), is_code("java", "", "The function returns x.")
     (True, False)
+    >>> is_code("javascript", "", "  return a + b\n}"), is_code("javascript", "", "I'm happy to help, here it is:")
+    (True, False)
+    >>> is_code("bash", "", "    echo $1") is None
+    True
     """
-    return _begins_python(prompt, completion) if language == "python" else _begins_statement(completion)
+    if language == "python":
+        return _begins_python(prompt, completion)
+    return _begins_statement(completion) if language in WITH_BRACES else None
 
 
 def _begins_python(prompt: str, completion: str) -> bool:
@@ -43,5 +59,5 @@ def _begins_statement(completion: str) -> bool:
         text = line.split("//")[0].strip()
         if not text or text.startswith(("*", "/*", "#")):
             continue
-        return text.endswith((";", "{", "}", ")", ",", "(", "+", "&&", "||", "?", ":", "="))
+        return bool(BEGINS.match(text)) or text.endswith((";", "{", "}", "(", "&&", "||", "="))
     return False

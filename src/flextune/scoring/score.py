@@ -14,6 +14,14 @@ from flextune.scoring.intervals import Interval, across_seeds, as_row, bootstrap
 from flextune.scoring.pass_at_k import Count, count, estimates, usual
 from flextune.tasks import Problem
 
+KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    ("task_id", (str, int), "a text"),
+    ("sample", (int,), "a whole number"),
+    ("verdict", (str,), "a text"),
+    ("passed", (bool,), "true or false"),
+)
+"""What a line of verdicts has to have."""
+
 
 def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> dict[str, Any]:
     """Write `scores.json` beside the verdicts and return it.
@@ -21,7 +29,7 @@ def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> d
     `pass@k` is the mean over problems of the unbiased estimate, every problem counted once however many samples it has.
     Its interval is Wilson's where each problem has one sample, and a bootstrap over problems otherwise. A problem with
     fewer than k samples has no pass@k: it is left out, and named in `too_few`. Where problems and completions are at
-    hand, `not_code` counts the completions that are no code at all.
+    hand, `not_code` counts the completions that are no code at all, in languages where that can be told (`is_code`).
 
     Args:
         measurement: The folder with `verdicts.jsonl`.
@@ -41,7 +49,7 @@ def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> d
         result[f"pass@{k}"] = as_row(_interval(counts, values)) | {"problems": len(values), "too_few": too_few}
     result["verdicts"] = dict(Counter(row["verdict"] for row in verdicts).most_common())
     result["per_problem"] = {task_id: asdict(found) for task_id, found in counts.items()}
-    not_code = _not_code(measurement)
+    not_code = _not_code(measurement, verdicts)
     if not_code is not None:
         result["not_code"] = not_code
     result["provenance"] = {"flextune": version()}
@@ -49,6 +57,15 @@ def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> d
         result["provenance"]["execution"] = read_json(measurement.execution)
     write_json(measurement.scores, result)
     return result
+
+
+def is_scored(measurement: Measurement) -> bool:
+    """Whether `scores.json` is there, and is of the verdicts that are there."""
+    if not measurement.scores.exists():
+        return False
+    counts = count(read_verdicts(measurement.verdicts))
+    there = {str(task_id): asdict(found) for task_id, found in counts.items()}
+    return bool(read_json(measurement.scores).get("per_problem") == there)
 
 
 def score_seeds(measurements: Sequence[Measurement], ks: Sequence[int] = ()) -> dict[str, Any]:
@@ -60,6 +77,7 @@ def score_seeds(measurements: Sequence[Measurement], ks: Sequence[int] = ()) -> 
     Raises:
         UsageError: They were not asked the same problems; as for `score`.
     """
+    refuse_repeated([measurement.path for measurement in measurements])
     counts = []
     for measurement in measurements:
         counts.append(count(read_verdicts(measurement.verdicts)))
@@ -70,7 +88,8 @@ def score_seeds(measurements: Sequence[Measurement], ks: Sequence[int] = ()) -> 
                 f"one of them only, such as {only[0]!r}"
             )
     result: dict[str, Any] = {"seeds": len(measurements), "problems": len(counts[0])}
-    for k in ks or usual({f"{s}/{i}": found for s, each in enumerate(counts) for i, found in each.items()}):
+    each = usual({f"{s}/{i}": found for s, found_of in enumerate(counts) for i, found in found_of.items()})
+    for k in sorted({*each, *ks}):
         values = [_enough(found, k, measurement.path) for found, measurement in zip(counts, measurements, strict=True)]
         common = [task_id for task_id in counts[0] if all(task_id in found for found in values)]
         found = across_seeds([{task_id: each[task_id] for task_id in common} for each in values])
@@ -86,7 +105,30 @@ def read_verdicts(path: Path) -> list[Row]:
     rows = list(read_jsonl(path, ("task_id", "sample", "verdict", "passed")))
     if not rows:
         raise FlextuneError(f"{path} holds no verdict")
+    seen = set()
+    for number, row in enumerate(rows, start=1):
+        for key, kinds, expected in KINDS:
+            if not isinstance(row[key], kinds):
+                raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected {expected}")
+        if row["passed"] != (row["verdict"] == "passed"):
+            raise FlextuneError(
+                f"{path}, row {number}: verdict = {row['verdict']!r} beside passed = {row['passed']}; true goes with "
+                "the verdict `passed` alone"
+            )
+        if (row["task_id"], row["sample"]) in seen:
+            raise FlextuneError(
+                f"{path}, row {number}: sample {row['sample']} of {row['task_id']!r} stands there twice"
+            )
+        seen.add((row["task_id"], row["sample"]))
     return rows
+
+
+def refuse_repeated(folders: Sequence[str | Path]) -> None:
+    """An error if one folder stands for several seeds."""
+    places = [Path(folder).resolve() for folder in folders]
+    for place, folder in zip(places, folders, strict=True):
+        if places.count(place) > 1:
+            raise UsageError(f"{folder} is named twice: seeds are folders of different trainings")
 
 
 def _enough(counts: Mapping[str, Count], k: int, folder: Path) -> dict[str, float]:
@@ -107,8 +149,11 @@ def _interval(counts: Mapping[str, Count], values: Mapping[str, float]) -> Inter
     return bootstrap_mean(list(values.values()))
 
 
-def _not_code(measurement: Measurement) -> int | None:
-    """How many completions are no code; what was found before where the prompts were not kept, None if nothing was."""
+def _not_code(measurement: Measurement, verdicts: Sequence[Row]) -> int | None:
+    """How many completions are no code; what was found before where the prompts were not kept, None if nothing was.
+
+    What passed is code, whatever it looks like.
+    """
     if not measurement.completions.exists() or not measurement.problems.exists():
         return None
     problems = {row["task_id"]: Problem.from_snapshot(row) for row in read_jsonl(measurement.problems)}
@@ -117,7 +162,10 @@ def _not_code(measurement: Measurement) -> int | None:
     rows = list(read_jsonl(measurement.completions))
     if not all(row.get("task_id") in problems and "completion" in row for row in rows):
         return None  # a peer's file, with other keys
-    return sum(
-        not is_code(problems[row["task_id"]].language, problems[row["task_id"]].prompt, row["completion"])
+    passed = {(str(row["task_id"]), row["sample"]) for row in verdicts if row["passed"]}
+    found = [
+        (row["task_id"], row.get("sample", 0)) in passed
+        or is_code(problems[row["task_id"]].language, problems[row["task_id"]].prompt, row["completion"])
         for row in rows
-    )
+    ]
+    return None if None in found else found.count(False)

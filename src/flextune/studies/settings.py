@@ -106,9 +106,9 @@ def refusal(keys: Sequence[str], sections: Sequence[str], held_out: bool) -> str
 class Range:
     """Numbers between two."""
 
-    low: Annotated[float, Field(allow_inf_nan=False)]
+    low: float
     """The least."""
-    high: Annotated[float, Field(allow_inf_nan=False)]
+    high: float
     """The greatest."""
     log: bool = False
     """Search its logarithm: each power of ten is as likely."""

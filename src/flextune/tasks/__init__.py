@@ -87,6 +87,7 @@ def load_benchmark(name: str, data: str | Path | None = None, limit: int | None 
     >>> load_benchmark("basics-java").problems[0].language
     'java'
     """
+    _check_limit(limit)
     folder = Path(data) if data is not None else None
     problems, provenance = _benchmark_loader(name, folder)()
     seen: set[str] = set()
@@ -95,6 +96,11 @@ def load_benchmark(name: str, data: str | Path | None = None, limit: int | None 
             raise UsageError(f"{name}: the task_id {problem.task_id!r} stands there twice")
         seen.add(problem.task_id)
     return first(Benchmark(name, problems, provenance), limit)
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit = {limit}: expected at least 1")
 
 
 def first(benchmark: Benchmark, limit: int | None) -> Benchmark:
@@ -167,6 +173,7 @@ def load_training_set(
     >>> len(load_training_set("basics", limit=3).examples)
     3
     """
+    _check_limit(limit)
     folder = Path(data) if data is not None else None
     family, split = ("apps", "train") if name.startswith("apps-") else (name, "train")
     if name in ("mbpp-validation", "code-search-net-validation"):

@@ -51,5 +51,8 @@ def examples(path: Path) -> tuple[list[Example], dict[str, object]]:
         for key in ("prompt", "completion"):
             if not isinstance(row[key], str) or not row[key]:
                 raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected a text that is not empty")
-        found.append(Example(f"{path.name}/{number}", row["prompt"], row["completion"], row.get("upstream", "")))
+        upstream = row.get("upstream", "")
+        if not isinstance(upstream, str):
+            raise FlextuneError(f"{path}, row {number}: upstream = {upstream!r}; expected a text")
+        found.append(Example(f"{path.name}/{number}", row["prompt"], row["completion"], upstream))
     return found, rows.provenance

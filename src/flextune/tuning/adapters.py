@@ -1,16 +1,17 @@
 """LoRA adapters: fresh ones from a recipe's settings, another run's to go on with, or one made weaker."""
 
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.models import find_adapter, with_adapter
@@ -63,6 +64,18 @@ def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
         first = str(error).strip().splitlines()[0]
         shown = f"adapter.targets = {adapter.targets!r}" + (f", adapter.peft = {further}" if further else "")
         raise FlextuneError(f"{shown} does not fit this model: {first}") from None
+
+
+def shapes(config: Any) -> Any:
+    """The model of a configuration without memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def add_shapes(model: Any, adapter: Adapter) -> Any:
+    """`add_adapter` on a model of `shapes`; an initialisation that needs weights changes no shape."""
+    plain = {key: value for key, value in adapter.peft.items() if key != "init_lora_weights"}
+    return add_adapter(model, replace(adapter, peft=plain))
 
 
 def save_adapter(model: Any, folder: Path, start: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PrinterCallback, TrainingArguments, set_seed
+from transformers import AutoConfig, PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from flextune import processes
@@ -24,7 +24,15 @@ from flextune.models import ModelSource, load_model
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
 from flextune.tasks import Example
-from flextune.tuning.adapters import add_adapter, changes_the_base, gathered, load_weights, save_adapter
+from flextune.tuning.adapters import (
+    add_adapter,
+    add_shapes,
+    changes_the_base,
+    gathered,
+    load_weights,
+    save_adapter,
+    shapes,
+)
 from flextune.tuning.batching import Collator, Row, bins, packing_is_exact, tokenize
 from flextune.tuning.curvature import SophiaCallback
 from flextune.tuning.divergence import base_logits, divergence
@@ -284,20 +292,31 @@ def _curvature(training: Training, seed: int) -> list[Any]:
     )
 
 
+def check_training(source: ModelSource, training: Training, adapter: Adapter) -> None:
+    """Find now what training would refuse: a tracker that is not there, an adapter that does not fit the model."""
+    _tracker_kinds(training)
+    if adapter.start is None:
+        add_shapes(shapes(AutoConfig.from_pretrained(source.path)), adapter)
+
+
 def _trackers(run: RunDirectory, training: Training) -> list[Any]:
     """The trackers that a recipe names.
 
     TensorBoard writes beside metrics.jsonl unless its own variable says where; the trainer's folder does not last.
     """
-    try:
-        trackers = [kind() for kind in get_reporting_integration_callbacks(training.report_to)]
-    except (ImportError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"training.report_to = {', '.join(training.report_to)}: {first}") from None
+    trackers = _tracker_kinds(training)
     for tracker in trackers:
         if isinstance(tracker, TensorBoardCallback) and tracker.logging_dir is None:
             tracker.logging_dir = str(run.metrics.parent / "tensorboard")
     return trackers
+
+
+def _tracker_kinds(training: Training) -> list[Any]:
+    try:
+        return [kind() for kind in get_reporting_integration_callbacks(training.report_to)]
+    except (ImportError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UsageError(f"training.report_to = {', '.join(training.report_to)}: {first}") from None
 
 
 def _only(section: Any, keys: Sequence[str]) -> dict[str, Any]:

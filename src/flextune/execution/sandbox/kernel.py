@@ -69,6 +69,10 @@ DENIED: tuple[tuple[str, int, int], ...] = (
     ("finit_module", 313, 273),
     ("kexec_load", 246, 104),
     ("kexec_file_load", 320, 294),
+    ("setxattr", 188, 5),  # what is said about the room itself would stay there for the next program
+    ("lsetxattr", 189, 6),
+    ("fsetxattr", 190, 7),
+    ("setxattrat", 463, 463),
 )
 # system calls that a program may use on itself, and not on others: which argument must be 0
 ON_ITSELF: tuple[tuple[str, int, int, int], ...] = (
@@ -89,11 +93,8 @@ METADATA: tuple[tuple[str, int, int], ...] = (
     ("fchmodat2", 452, 452),
     ("fchownat", 260, 54),
     ("utimensat", 280, 88),
-    ("setxattr", 188, 5),
-    ("lsetxattr", 189, 6),
     ("removexattr", 197, 14),
     ("lremovexattr", 198, 15),
-    ("setxattrat", 463, 463),
     ("removexattrat", 466, 466),
     ("file_setattr", 469, 469),
 )
