@@ -101,7 +101,7 @@ def _sentence(error: BaseException) -> tuple[int, str]:
             code = 143 if isinstance(error, TerminatedError) else 130
             return code, "stopped; the same command goes on from here"
         case FileNotFoundError():
-            return 1, f"{error.filename} is not there"
+            return 1, f"{error.filename} is not there" if error.filename else str(error)
         case OSError():
             place = f"{error.filename}: " if error.filename else ""
             return 1, f"{place}{error.strerror or error}; what was finished is kept, the same command goes on"
