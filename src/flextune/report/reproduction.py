@@ -57,12 +57,15 @@ def tables(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> Iter
 def conditions(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:
     """What is not there, what was compared although it differs, and what could not be compared."""
     yield from not_measured(arms)
+    unlike: dict[str, list[str]] = {}
     for row in found:
         where = f"{row['arm']}, {row['variant']}, {row['benchmark']}"
         for reason in (row["against_base"] or {}).get("unlike", ()):
-            yield f"{where}, against the model as it came: not the same conditions: {reason}"
+            unlike.setdefault(reason, []).append(where)
         if row["not_compared"]:
             yield f"{where}: not compared with the model as it came: {row['not_compared']}"
+    for reason, places in unlike.items():
+        yield f"Not under the conditions of the model as it came, {reason}: {'; '.join(places)}"
     for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
         for reason in row["unlike"]:
             yield f"{PENALTY} against {row['reference']}: not the same conditions: {reason}"
