@@ -83,7 +83,7 @@ def test_the_page_says_what_the_files_say(tmp_path):
     assert cells[:4] == ["basics-python", "beside the weights", "greedy", "2"]
     assert cells[4:6] == ["0.0 % (0.0 to 65.8)", "50.0 % (9.5 to 90.5)"]
     assert cells[6].startswith("+50.0 (")
-    assert cells[9] == "no difference beyond noise; no code: 2 of 2 before, 2 of 2 after"
+    assert cells[9] == "no difference beyond noise; no code: 2 of 2 before, 1 of 2 after"
     for line in (
         "LoRA of rank 4, α = 8, dropout 0.1, on q, up\\_proj",
         "- Data: basics, 7 rows",

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from made_study import STUDY, Trainings, study_recipe
+from transformers import LlamaConfig
 
 from flextune import Evaluation, Training, pipeline
 from flextune.cli import experiment
@@ -78,6 +79,9 @@ def test_without_benchmarks_a_run_needs_no_sandbox(tmp_path, monkeypatch):
     (model / "config.json").touch()
     (model / "model.safetensors").touch()
     recipe = replace(study_recipe(), model=str(model), study=None)
+    with pytest.raises(FlextuneError, match=r"configuration of the model .*model cannot be read"):
+        pipeline.run(recipe, output)
+    LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1).save_pretrained(model)
     run = pipeline.run(recipe, output)
     assert (run.path / "report/index.html").exists()
     assert not run.comparison.exists()

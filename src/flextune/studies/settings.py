@@ -119,8 +119,8 @@ class Range:
     def tries(self) -> list[float]:
         """Its ends, then a number between them if not only whole ones are meant: what a key has to take.
 
-        >>> Range(low=2, high=4).tries, Range(low=2, high=4, whole=True).tries
-        ([2.0, 4.0, 2.764], [2, 4])
+        >>> Range(low=0, high=1).tries, Range(low=2, high=4, whole=True).tries
+        ([0.0, 1.0, 0.382], [2, 4])
         """
         if self.whole:
             return [int(self.low), int(self.high)]

@@ -296,7 +296,12 @@ def check_training(source: ModelSource, training: Training, adapter: Adapter) ->
     """Find now what training would refuse: a tracker that is not there, an adapter that does not fit the model."""
     _tracker_kinds(training)
     if adapter.start is None:
-        add_shapes(shapes(AutoConfig.from_pretrained(source.path)), adapter)
+        try:
+            config = AutoConfig.from_pretrained(source.path)
+        except (OSError, ValueError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise FlextuneError(f"the configuration of the model {source.path} cannot be read: {first}") from None
+        add_shapes(shapes(config), adapter)
 
 
 def _trackers(run: RunDirectory, training: Training) -> list[Any]:
