@@ -5,7 +5,7 @@ import pytest
 
 from flextune import files
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import Journal, claim, read_jsonl, sha256, write_atomic, write_json
+from flextune.files import Journal, claim, read_json, read_jsonl, sha256, write_atomic, write_json
 
 
 def test_a_broken_line_is_named(tmp_path):
@@ -124,6 +124,28 @@ def test_a_card_beside_the_weights_is_no_part_of_their_checksum(tmp_path):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "README.md").write_text("another text")
     assert sha256(tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[" * 200_000 + b"\n", "rows.jsonl, line 1: "),
+        (b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}\n", "rows.jsonl, line 2: not to be read"),
+    ],
+)
+def test_a_line_that_python_cannot_read_is_named(tmp_path, content, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(FlextuneError, match=message):
+        list(read_jsonl(path))
+
+
+def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path):
+    with pytest.raises(FlextuneError, match=r"a.json is not there"):
+        read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_bytes(b'"\xff"')
+    with pytest.raises(FlextuneError, match=r"a.json: not valid UTF-8"):
+        read_json(tmp_path / "a.json")
 
 
 def test_results_made_otherwise_are_not_mixed(tmp_path):

@@ -64,8 +64,9 @@ def test_a_search_from_the_command_line(call, tmp_path, tiny_model):
     assert "Best: trial 0, validation_loss" in out
     code, _, err = call("sweep", recipe, "sweep=null", "--output", tmp_path / "other")
     assert (code, "the recipe has no `sweep`" in err) == (2, True)
-    code, _, err = call("autotune", tiny_model, "--minutes", 0)
-    assert (code, "expected at least 1 worker, and some minutes" in " ".join(err.split())) == (2, True)
+    for minutes in (0, "nan", "inf"):
+        code, _, err = call("autotune", tiny_model, "--minutes", minutes)
+        assert (code, "expected at least 1 worker, and some minutes" in " ".join(err.split())) == (2, True)
 
 
 @pytest.mark.parametrize(

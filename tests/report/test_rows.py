@@ -221,7 +221,7 @@ def test_other_conditions_are_said(arms):
         execution = RunDirectory(run).measurement("humaneval", "unmerged", "greedy").execution
         write_json(execution, {"limits": {"cpu_seconds": 9}, "toolchains": {}})
     said = {text.partition(",")[0]: text.rpartition(": ")[2] for text in texts(rows_page(arms, "Rows", SMALL))}
-    assert said == {"Not under the conditions of the model as it came": "plain, unmerged, humaneval"}
+    assert said == {"Not under the conditions of the model as it came": "plain, unmerged, humaneval."}
 
 
 def test_what_cannot_be_compared_is_said(arms, tmp_path):

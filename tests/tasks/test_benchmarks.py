@@ -3,6 +3,7 @@ import json
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
+from flextune.files import write_jsonl
 from flextune.tasks import Problem, StandardInput, load_benchmark, load_training_set
 
 
@@ -173,3 +174,20 @@ def test_own_examples(tmp_path):
         load_training_set(str(path))
     path.write_text('{"prompt": "a", "completion": "b"}\n')
     assert load_training_set(str(path)).examples[0].completion == "b"
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_asks_nothing_is_refused(limit):
+    for load in (
+        lambda: load_benchmark("basics-python", limit=limit),
+        lambda: load_training_set("basics", limit=limit),
+    ):
+        with pytest.raises(UsageError, match=f"limit = {limit}: expected at least 1"):
+            load()
+
+
+def test_where_an_example_is_from_is_a_text(tmp_path):
+    path = tmp_path / "own.jsonl"
+    write_jsonl(path, [{"prompt": "a", "completion": "b", "upstream": ["x"]}])
+    with pytest.raises(FlextuneError, match=r"own.jsonl, row 1: upstream = \['x'\]; expected a text"):
+        load_training_set(str(path))

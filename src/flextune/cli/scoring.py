@@ -85,8 +85,8 @@ def compare(
     if not others:
         raise UsageError("compare needs at least two: name what to compare with the first")
     arms = {name: tuple(Path(part) for part in name.split(",") if part) for name in (first, *others)}
-    places = [folder.resolve() for arm in arms.values() for folder in arm]
-    if len(arms) <= len(others) or len(set(places)) < len(places):
+    places = [Path(part).resolve() for name in (first, *others) for part in name.split(",") if part]
+    if len(set(places)) < len(places):
         raise UsageError("one folder is named twice")
     runs = {name: _are_runs(arm) for name, arm in arms.items()}
     if len(set(runs.values())) > 1:

@@ -45,7 +45,7 @@ def judge_file(
     problems = load_benchmark(benchmark, data).problems
     programs = read_programs(completions, problems)  # what is wrong there is said before anything is made
     with RunDirectory(output).lock():
-        _check_kept(Measurement(output), problems, programs)
+        _check_kept(Measurement(output), completions, problems, programs)
         judge_completions(completions, problems, output, settings, f"judging {benchmark}")
         _keep(Measurement(output), problems, programs)
     say(f"sandbox: {read_json(output / 'execution.json')['sandbox']}")
@@ -59,9 +59,11 @@ def judge_file(
     return dict(Counter(row["verdict"] for row in rows).most_common())
 
 
-def _check_kept(measurement: Measurement, problems: Sequence[Problem], programs: Sequence[Program]) -> None:
+def _check_kept(
+    measurement: Measurement, completions: Path, problems: Sequence[Problem], programs: Sequence[Program]
+) -> None:
     """Refuse a folder in which verdicts would stand beside other programs or problems than they are about."""
-    if measurement.completions.exists():
+    if measurement.completions.exists() and not measurement.completions.samefile(completions):
         there = read_programs(measurement.completions, problems)
         if _completions(there) != _completions(programs):
             raise UsageError(

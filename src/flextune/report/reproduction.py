@@ -63,12 +63,12 @@ def conditions(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:
         for reason in (row["against_base"] or {}).get("unlike", ()):
             unlike.setdefault(reason, []).append(where)
         if row["not_compared"]:
-            yield f"{where}: not compared with the model as it came: {row['not_compared']}"
+            yield f"{where}: not compared with the model as it came: {row['not_compared']}."
     for reason, places in unlike.items():
-        yield f"Not under the conditions of the model as it came, {reason}: {'; '.join(places)}"
+        yield f"Not under the conditions of the model as it came, {reason}: {'; '.join(places)}."
     for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
         for reason in row["unlike"]:
-            yield f"{PENALTY} against {row['reference']}: not the same conditions: {reason}"
+            yield f"{PENALTY} against {row['reference']}: not the same conditions: {reason}."
 
 
 def one_decoding(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -77,6 +77,7 @@ def _results(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> It
         yield Text("The row with the penalty is not measured yet: nothing can be said about it.")
     yield languages(found, abouts(arms, paper))
     names = list(dict.fromkeys(_name(row) for row in found if row["variant"] != "base"))
+    # where the paper has two numbers for one thing the last stands, which is that of its Figure 4
     said = {(_name(row), row["benchmark"]): claim.value for row in found for claim in _claims(paper, row)}
     yield bars(
         [

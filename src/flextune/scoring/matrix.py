@@ -187,7 +187,7 @@ def not_measured(arms: Arms) -> Iterator[str]:
             ways = {(place.decoding, place.variant) for place in found}
             asked = map(folder_name, _loaded({seed: run}).get("evaluation", {}).get("benchmarks", ()))
             if lacks := [b for b in asked if not ways or any(Place(b, *way) not in found for way in ways)]:
-                yield f"{name}, seed {seed}: not measured yet, or lost: {', '.join(lacks)}"
+                yield f"{name}, seed {seed}: not measured yet, or lost: {', '.join(lacks)}."
 
 
 def model_of(runs: Mapping[int, str | Path]) -> str:

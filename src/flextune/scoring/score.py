@@ -88,8 +88,8 @@ def score_seeds(measurements: Sequence[Measurement], ks: Sequence[int] = ()) -> 
                 f"one of them only, such as {only[0]!r}"
             )
     result: dict[str, Any] = {"seeds": len(measurements), "problems": len(counts[0])}
-    each = usual({f"{s}/{i}": found for s, found_of in enumerate(counts) for i, found in found_of.items()})
-    for k in sorted({*each, *ks}):
+    everywhere = usual({f"{s}/{i}": found for s, each in enumerate(counts) for i, found in each.items()})
+    for k in sorted({*everywhere, *ks}):
         values = [_enough(found, k, measurement.path) for found, measurement in zip(counts, measurements, strict=True)]
         common = [task_id for task_id in counts[0] if all(task_id in found for found in values)]
         found = across_seeds([{task_id: each[task_id] for task_id in common} for each in values])

@@ -9,6 +9,7 @@
 
 import datetime
 import errno
+import itertools
 import json
 import math
 import socket
@@ -300,10 +301,8 @@ def _trial(recipe: Recipe, settings: Mapping[str, Any], name: str) -> Recipe:
     made = change(recipe, {**settings, "sweep": None}, name)
     if recipe.sweep and recipe.sweep.objective == "validation_loss":
         return change(made, {"evaluation.variants": []}, name)
-    decoding = next(iter(made.evaluation.decodings))
-    others = [key for key in made.evaluation.decodings if key != decoding]
-    only = {key: value for key, value in _plain(made)["evaluation"]["decodings"].items() if key not in others}
-    return change(made, {"evaluation.variants": made.variants[-1:], "evaluation.decodings": only}, name)
+    first = dict(itertools.islice(_plain(made)["evaluation"]["decodings"].items(), 1))
+    return change(made, {"evaluation.variants": made.variants[-1:], "evaluation.decodings": first}, name)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -294,7 +294,7 @@ def _curvature(training: Training, seed: int) -> list[Any]:
 
 def check_training(source: ModelSource, training: Training, adapter: Adapter) -> None:
     """Find now what training would refuse: a tracker that is not there, an adapter that does not fit the model."""
-    _tracker_kinds(training)
+    _named_trackers(training)
     if adapter.start is None:
         try:
             config = AutoConfig.from_pretrained(source.path)
@@ -309,14 +309,14 @@ def _trackers(run: RunDirectory, training: Training) -> list[Any]:
 
     TensorBoard writes beside metrics.jsonl unless its own variable says where; the trainer's folder does not last.
     """
-    trackers = _tracker_kinds(training)
+    trackers = _named_trackers(training)
     for tracker in trackers:
         if isinstance(tracker, TensorBoardCallback) and tracker.logging_dir is None:
             tracker.logging_dir = str(run.metrics.parent / "tensorboard")
     return trackers
 
 
-def _tracker_kinds(training: Training) -> list[Any]:
+def _named_trackers(training: Training) -> list[Any]:
     try:
         return [kind() for kind in get_reporting_integration_callbacks(training.report_to)]
     except (ImportError, RuntimeError, ValueError) as error:
