@@ -93,6 +93,28 @@ def test_a_problem_without_tests_and_one_with_too_few():
         apps.tests_of({"problem_id": 7, "input_output": '{"inputs": ["1", "2"], "outputs": ["1"]}'})
 
 
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [
+        ('{"inputs": [', r"input_output is not valid JSON \(Expecting value, character 12\)"),
+        ("[1]", r"input_output holds \[1\]; expected an object"),
+        ('{"inputs": ["1"]}', "outputs holds None; expected a list"),
+        ('{"inputs": "1", "outputs": ["1"]}', "inputs holds '1'; expected a list"),
+    ],
+)
+def test_tests_that_cannot_be_read_name_their_problem(cases, message):
+    with pytest.raises(FlextuneError, match=f"APPS/7: {message}"):
+        apps.tests_of({"problem_id": 7, "input_output": cases})
+
+
+@pytest.mark.parametrize("solutions", ['{"a": 1}', "[1]"])
+def test_solutions_are_a_list_of_texts(tmp_path, solutions):
+    path = write(tmp_path, {7: CODES}) / "apps" / "train.jsonl"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "solutions": solutions}))
+    with pytest.raises(FlextuneError, match=r"APPS/7: solutions holds .*; expected a list of texts"):
+        load_training_set("apps", tmp_path)
+
+
 @pytest.mark.parametrize("name", ["basics", "mbpp", "mbpp-validation", "code-search-net", "apps-own.jsonl"])
 def test_other_sets_have_one_solution(data, name):
     with pytest.raises(

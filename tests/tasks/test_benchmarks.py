@@ -3,7 +3,7 @@ import json
 import pytest
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import write_jsonl
+from flextune.files import read_jsonl, write_jsonl
 from flextune.tasks import Problem, StandardInput, load_benchmark, load_training_set
 
 
@@ -78,7 +78,7 @@ def test_own_problems(tmp_path):
         load_benchmark(str(path))
     for stop in ('""', "null", "1"):  # an empty one would end every text before it begins
         path.write_text(row.replace('"\\n"', stop))
-        with pytest.raises(FlextuneError, match=r"own\.jsonl, row 1: stop has .*expected texts that are not empty"):
+        with pytest.raises(FlextuneError, match=r"own\.jsonl, row 1: stop = .*expected a list of texts that are not"):
             load_benchmark(str(path))
     path.write_text(row * 2)
     with pytest.raises(UsageError, match="'a' stands there twice"):
@@ -191,3 +191,22 @@ def test_where_an_example_is_from_is_a_text(tmp_path):
     write_jsonl(path, [{"prompt": "a", "completion": "b", "upstream": ["x"]}])
     with pytest.raises(FlextuneError, match=r"own.jsonl, row 1: upstream = \['x'\]; expected a text"):
         load_training_set(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "key", "value", "expected"),
+    [
+        ("humaneval", "humaneval.jsonl", "prompt", None, "prompt = None; expected a text"),
+        ("mbpp", "mbpp.jsonl", "task_id", "11", "task_id = '11'; expected an integer"),
+        ("mbpp", "mbpp.jsonl", "test_list", "assert", "test_list = 'assert'; expected a list of texts"),
+        ("humaneval-java", "multipl-e/humaneval-java.jsonl", "stop_tokens", [""], "stop_tokens = .*; expected a list"),
+        ("humaneval-x-java", "humaneval-x/java.jsonl", "test", 5, "test = 5; expected a text"),
+        ("apps", "apps/test.jsonl", "question", ["Print"], r"question = \['Print'\]; expected a text"),
+    ],
+)
+def test_a_damaged_row_is_named(data, tmp_path, name, file, key, value, expected):
+    rows = list(read_jsonl(data / file))
+    rows[-1][key] = value
+    write_jsonl(tmp_path / file, rows)
+    with pytest.raises(FlextuneError, match=rf"{file}, row {len(rows)}: {expected}"):
+        load_benchmark(name, tmp_path)

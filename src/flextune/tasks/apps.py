@@ -6,6 +6,7 @@ Programs import what they use: nothing is imported for them, as APPS's own check
 import json
 import random
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,14 @@ LONG = 14_000
 """Bits of an integer, of which Python reads and writes no more than 4,300 decimal digits by default."""
 
 REVISION = "21e74ddf8de1a21436da12e3e653065c5213e9d1"
-KEYS = ("problem_id", "question", "solutions", "input_output", "difficulty", "starter_code")
+KEYS = {
+    "problem_id": int,
+    "question": str,
+    "solutions": str,
+    "input_output": str,
+    "difficulty": str,
+    "starter_code": str,
+}
 
 
 def docstring(row: dict[str, Any]) -> str:
@@ -102,9 +110,14 @@ def _drawn(row: dict[str, Any], solutions: int, seed: int) -> list[tuple[int, st
 def tests_of(row: dict[str, Any]) -> str | StandardInput | None:
     """Standard input and output pairs, or assertions over the named function; None where the problem has no tests."""
     with _long_integers():
-        cases = json.loads(row["input_output"] or "{}")
+        cases = _decoded(row, "input_output", {})
+        if not isinstance(cases, dict):
+            raise _unexpected(row, "input_output", cases, "an object")
         if not cases.get("inputs"):
             return None
+        for key in ("inputs", "outputs"):
+            if not isinstance(cases.get(key), list):
+                raise _unexpected(row, key, cases.get(key), "a list")
         if len(cases["inputs"]) != len(cases["outputs"]):
             raise FlextuneError(
                 f"APPS/{row['problem_id']}: {len(cases['inputs'])} inputs and {len(cases['outputs'])} outputs; "
@@ -159,7 +172,24 @@ def _text(case: Any) -> str:
 
 
 def _solutions(row: dict[str, Any]) -> list[str]:
-    return [code.strip() + "\n" for code in json.loads(row["solutions"] or "[]")]
+    codes = _decoded(row, "solutions", [])
+    if not isinstance(codes, list) or not all(isinstance(code, str) for code in codes):
+        raise _unexpected(row, "solutions", codes, "a list of texts")
+    return [code.strip() + "\n" for code in codes]
+
+
+def _decoded(row: dict[str, Any], key: str, empty: Any) -> Any:
+    """What a text of JSON holds; `empty` where the text is."""
+    try:
+        return json.loads(row[key]) if row[key] else empty
+    except json.JSONDecodeError as error:
+        raise FlextuneError(
+            f"APPS/{row['problem_id']}: {key} is not valid JSON ({error.msg}, character {error.pos})"
+        ) from None
+
+
+def _unexpected(row: dict[str, Any], key: str, found: Any, expected: str) -> FlextuneError:
+    return FlextuneError(f"APPS/{row['problem_id']}: {key} holds {reprlib.repr(found)}; expected {expected}")
 
 
 def _rows(data: Path | None, split: str, difficulty: str | None) -> Rows:

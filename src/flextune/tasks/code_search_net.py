@@ -9,7 +9,7 @@ from flextune.tasks.python_source import parse
 from flextune.tasks.source import Source, read
 
 REVISION = "bd0cf261e357a3eb5c8fba490d23ec1a1cd59555"
-KEYS = ("func_name", "func_code_string", "func_documentation_string")
+KEYS = dict.fromkeys(("func_name", "func_code_string", "func_documentation_string"), str)
 
 
 def function(head: str, documentation: str) -> str:

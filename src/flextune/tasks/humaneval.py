@@ -18,7 +18,7 @@ SOURCE = Source(
     repo="openai/openai_humaneval",
     revision="7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544",
 )
-KEYS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
+KEYS = dict.fromkeys(("task_id", "prompt", "canonical_solution", "test", "entry_point"), str)
 
 
 def load(data: Path | None) -> tuple[list[Problem], dict[str, object]]:

@@ -13,7 +13,7 @@ CLOSING = {"python": "", "java": "\n    }\n}\n", "javascript": "\n}\n", "cpp": "
 """What the stop string took from the completion: the end of the function, and in Java of its class."""
 
 REVISION = "62c78627f3072a1454fa0cb0184737cafe5e4198"
-KEYS = ("task_id", "prompt", "canonical_solution", "test")
+KEYS = dict.fromkeys(("task_id", "prompt", "canonical_solution", "test"), str)
 
 
 def load(short: str, data: Path | None) -> tuple[list[Problem], dict[str, object]]:

@@ -15,7 +15,7 @@ STOP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n```")
 """As in bigcode-evaluation-harness, with the fence."""
 
 REVISION = "4bb6404fdc6cacfda99d4ac4205087b89d32030c"
-KEYS = ("task_id", "text", "code", "test_list", "test_setup_code")
+KEYS = {"task_id": int, "text": str, "code": str, "test_list": list, "test_setup_code": str}
 
 
 def docstring(row: dict[str, Any]) -> str:
@@ -73,5 +73,5 @@ def _rows(data: Path | None, split: str) -> Rows:
     )
     rows = read(source, data, KEYS)
     first, last = SPLITS[split]
-    kept = [row for row in rows.rows if first <= int(row["task_id"]) <= last]
+    kept = [row for row in rows.rows if first <= row["task_id"] <= last]
     return Rows(kept, {**rows.provenance, "split": split, "rows": len(kept)})

@@ -18,7 +18,7 @@ LANGUAGES = {
 """MultiPL-E's short names, where ours differ."""
 
 REVISION = "28441b6024e71d4a1c1c0f6bf171c935cd5a43f2"
-KEYS = ("name", "language", "prompt", "tests", "stop_tokens")
+KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": list}
 
 
 def short_name(language: str) -> str:

@@ -5,27 +5,17 @@ from typing import Any
 
 from flextune.errors import FlextuneError
 from flextune.tasks.problem import Example, Problem
-from flextune.tasks.source import read_file
+from flextune.tasks.source import check, read_file
 
-KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
-    ("language", (str,), "a text"),
-    ("prompt", (str,), "a text"),
-    ("tests", (str, dict), "a text, or an object with inputs and outputs"),
-    ("stop", (list,), "a list of texts"),
-    ("upstream", (str,), "a text"),
-)
+KEYS = {"task_id": str | int, "language": str, "prompt": str, "tests": str | dict}
+OPTIONAL = {"stop": list, "upstream": str}
 
 
 def load(path: Path) -> tuple[list[Problem], dict[str, object]]:
     """A benchmark file with the keys `task_id`, `language`, `prompt`, `tests`, and `stop` if there are stop strings."""
-    rows = read_file(path, ("task_id", "language", "prompt", "tests"))
+    rows = read_file(path, KEYS)
+    check([{"stop": [], "upstream": "", **row} for row in rows.rows], OPTIONAL, path)
     for number, row in enumerate(rows.rows, start=1):
-        for key, kinds, expected in KINDS:
-            if key in row and not isinstance(row[key], kinds):
-                raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected {expected}")
-        for text in row.get("stop", ()):
-            if not isinstance(text, str) or not text:
-                raise FlextuneError(f"{path}, row {number}: stop has {text!r}; expected texts that are not empty")
         if isinstance(row["tests"], dict) and (wrong := _wrong_pairs(row["tests"])):
             raise FlextuneError(f"{path}, row {number}: tests: {wrong}")
     return [Problem.from_snapshot(row) for row in rows.rows], rows.provenance
@@ -45,14 +35,12 @@ def _wrong_pairs(tests: dict[str, Any]) -> str | None:
 
 def examples(path: Path) -> tuple[list[Example], dict[str, object]]:
     """A training file with the keys `prompt` and `completion`, and `upstream` if the problem came from a benchmark."""
-    rows = read_file(path, ("prompt", "completion"))
+    rows = read_file(path, {"prompt": str, "completion": str})
+    check([{"upstream": "", **row} for row in rows.rows], {"upstream": str}, path)
     found = []
     for number, row in enumerate(rows.rows, start=1):
         for key in ("prompt", "completion"):
-            if not isinstance(row[key], str) or not row[key]:
-                raise FlextuneError(f"{path}, row {number}: {key} = {row[key]!r}; expected a text that is not empty")
-        upstream = row.get("upstream", "")
-        if not isinstance(upstream, str):
-            raise FlextuneError(f"{path}, row {number}: upstream = {upstream!r}; expected a text")
-        found.append(Example(f"{path.name}/{number}", row["prompt"], row["completion"], upstream))
+            if not row[key]:
+                raise FlextuneError(f"{path}, row {number}: {key} = ''; expected a text that is not empty")
+        found.append(Example(f"{path.name}/{number}", row["prompt"], row["completion"], row.get("upstream", "")))
     return found, rows.provenance

@@ -2,13 +2,27 @@
 
 import hashlib
 import json
+import reprlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from flextune import hub
 from flextune.errors import FlextuneError
 from flextune.files import Row, read_jsonl, sha256
+
+Keys = Mapping[str, type | UnionType]
+"""What a row has, and of which kind: a list is one of texts that are not empty."""
+
+KINDS: dict[type | UnionType, str] = {
+    str: "a text",
+    int: "an integer",
+    str | int: "a text or an integer",
+    list: "a list of texts that are not empty",
+    str | dict: "a text, or an object with inputs and outputs",
+}
 
 
 @dataclass(frozen=True)
@@ -34,29 +48,41 @@ class Rows:
     provenance: dict[str, Any]
 
 
-def read(source: Source, data: Path | None, required: tuple[str, ...]) -> Rows:
+def read(source: Source, data: Path | None, keys: Keys) -> Rows:
     """Read from the folder `data` if it has the file, from the Hub otherwise.
 
-    Raises `FlextuneError` with what to fetch and where to put it when neither has it.
+    Raises `FlextuneError` with what to fetch and where to put it when neither has it, and with the row and the key
+    where a value is of another kind than `keys` says.
     """
     if data is not None:
         if not data.is_dir():
             raise FlextuneError(f"the data folder {data} does not exist")
         path = data / source.file
         if path.exists():
-            return read_file(path, required)
-    return _read_hub(source, data)
+            return read_file(path, keys)
+    return _read_hub(source, data, keys)
 
 
-def read_file(path: Path, required: tuple[str, ...]) -> Rows:
+def read_file(path: Path, keys: Keys) -> Rows:
     """Read a local JSON Lines file."""
-    rows = list(read_jsonl(path, required))
+    rows = list(read_jsonl(path, keys))
     if not rows:
-        raise FlextuneError(f"{path} is empty: it needs at least one row with the keys {', '.join(required)}")
+        raise FlextuneError(f"{path} is empty: it needs at least one row with the keys {', '.join(keys)}")
+    check(rows, keys, path)
     return Rows(rows, {"file": str(path), "rows": len(rows), "sha256": sha256(path)})
 
 
-def _read_hub(source: Source, data: Path | None) -> Rows:
+def check(rows: list[Row], keys: Keys, name: str | Path) -> None:
+    """Refuse a value of another kind than it must be."""
+    for number, row in enumerate(rows, start=1):
+        for key, kind in keys.items():
+            found: Any = row.get(key)
+            texts = found if kind is list and isinstance(found, list) else ()
+            if not isinstance(found, kind) or not all(isinstance(text, str) and text for text in texts):
+                raise FlextuneError(f"{name}, row {number}: {key} = {reprlib.repr(found)}; expected {KINDS[kind]}")
+
+
+def _read_hub(source: Source, data: Path | None, keys: Keys) -> Rows:
     online = hub.online()
     import datasets
 
@@ -74,6 +100,7 @@ def _read_hub(source: Source, data: Path | None) -> Rows:
             f"put its rows as JSON Lines at {source.file} {where}"
         ) from None
     rows = [dict(row) for row in table]
+    check(rows, keys, f"{source.repo} ({source.config or source.split})")
     digest = hashlib.sha256("\n".join(json.dumps(row, sort_keys=True, default=str) for row in rows).encode())
     provenance = {"hub": source.repo, "revision": source.revision, "rows": len(rows), "sha256": digest.hexdigest()}
     return Rows(rows, provenance)
