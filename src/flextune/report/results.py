@@ -200,10 +200,10 @@ def value_of(value: Any) -> str:
 
 
 def broken_form(name: str, before: Mapping[str, int], after: Mapping[str, int]) -> str:
-    """A sentence if many more programs do not compile than before, so that a lost form is not taken for a lost skill.
+    """How many do not compile, if many more than before, so that a lost form is not taken for a lost skill.
 
     >>> broken_form("js", {"passed": 50, "compile_error": 4}, {"passed": 30, "compile_error": 24})
-    'js: 24 of 54 programs do not compile, 4 of 54 before. Look at how they end before you call it skill.'
+    'js: 24 of 54, 4 of 54 before'
     >>> broken_form("js", {"passed": 50, "compile_error": 4}, {"passed": 50, "compile_error": 4})
     ''
     """
@@ -211,7 +211,4 @@ def broken_form(name: str, before: Mapping[str, int], after: Mapping[str, int]) 
     totals = [sum(side.values()) or 1 for side in (before, after)]
     if counts[1] / totals[1] - counts[0] / totals[0] < BROKEN:
         return ""
-    return (
-        f"{name}: {counts[1]} of {totals[1]} programs do not compile, {counts[0]} of {totals[0]} before. Look at how "
-        "they end before you call it skill."
-    )
+    return f"{name}: {counts[1]} of {totals[1]}, {counts[0]} of {totals[0]} before"

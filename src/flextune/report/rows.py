@@ -128,15 +128,18 @@ def _strength(arms: Arms, name: str) -> dict[str, Any]:
 
 
 def _broken(found: Sequence[Mapping[str, Any]], arms: Arms) -> Iterator[str]:
-    """Where programs have stopped to compile."""
+    """Where programs have stopped to compile, in one sentence."""
     base = bases(arms)
+    broken = []
     for row in found:
         reference = base.get((row["arm"], row["benchmark"], row["decoding"]))
         if reference and row["variant"] != "base":
             before = read_json(Measurement(reference).scores)["verdicts"]
             said = broken_form(f"{_name(row)}, {row['benchmark']}", before, _verdicts(arms, row))
             if said:
-                yield said
+                broken.append(said)
+    if broken:
+        yield f"Programs that do not compile, which may be a lost form and no lost skill: {'; '.join(broken)}."
 
 
 def _verdicts(arms: Arms, row: Mapping[str, Any]) -> Counter[str]:
