@@ -192,6 +192,26 @@ def test_a_trial_whose_worker_died_before_it_held_the_lock_is_taken_up(tmp_path,
     assert ([trial["state"] for trial in trials], len(set(settings(trials)))) == (["complete"] * 6, 6)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_trial_that_ends_while_another_worker_looks_for_one_is_not_done_again(tmp_path, made_up, monkeypatch, shared):
+    made_up(lambda made: [9.0, 1.0])
+    (tmp_path / "trials").mkdir()
+    storage = f"sqlite:///{tmp_path / 'shared.db'}" if shared else None
+    one, two = (module._Search(recipe(), tmp_path, storage, None) for _ in range(2))
+    trial, held = one.take()
+
+    def ends(*_):
+        one.do(trial)
+        held.release()
+        return False
+
+    monkeypatch.setattr(two, "elsewhere", ends)  # asked for between the list of trials and the lock
+    monkeypatch.setattr(one, "record", lambda: None)  # the other holds what it needs
+    taken, lock = two.take()
+    lock.release()
+    assert (trial.number, taken.number) == (0, 1)
+
+
 def test_a_value_that_is_no_number_is_a_failure(tmp_path, made_up):
     made_up(lambda made: [9.0, float("nan") if made.adapter.rank == 3 else 1.0])
     run_sweep(recipe(), tmp_path)

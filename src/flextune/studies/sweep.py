@@ -199,13 +199,16 @@ class _Search:
     def take(self) -> tuple[optuna.Trial, FileLock] | None:
         """A trial that a killed worker has left, or the next; held by a lock that ends with its process."""
         with self.taking():
-            for left in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            for left in self.under_way():
                 lock = self.lock(left.number)
                 if self.elsewhere(left, lock):
                     continue
                 try:
                     lock.acquire()
                 except Timeout:
+                    continue
+                if left.number not in {trial.number for trial in self.under_way()}:  # it has ended just now
+                    lock.release()
                     continue
                 self.study.sampler = self.sampler(left.number)
                 return optuna.Trial(self.study, left._trial_id), lock
@@ -222,6 +225,10 @@ class _Search:
             lock.acquire()
             self.study.sampler = self.sampler(trial.number)
             return trial, lock
+
+    def under_way(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials that somebody does, or has left."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def elsewhere(self, trial: optuna.trial.FrozenTrial, lock: FileLock) -> bool:
         """Whether a trial under way is another machine's, with a folder of its own and the same storage.
