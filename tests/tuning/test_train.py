@@ -15,6 +15,8 @@ from transformers import TrainerState, TrainingArguments
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json, read_jsonl, sha256, write_jsonl
 from flextune.models import ModelSource, load_model, with_adapter
+from flextune.pipeline import train_only
+from flextune.recipe import load_recipe
 from flextune.rundir import RunDirectory
 from flextune.tasks import load_training_set
 from flextune.tuning import train as stage
@@ -364,7 +366,7 @@ def test_sophia_killed_and_called_again_ends_the_same(tiny_model, tmp_path):
     """Dropout, the labels it draws, the order of the examples, γ: all as if nothing had happened."""
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(model=tiny_model, dropout=0.1, more="optimizer: sophia"))
-    finished(recipe, "--output", tmp_path / "whole")
+    train_only(load_recipe(recipe), tmp_path / "whole")
     process = flextune(recipe, "--output", tmp_path / "killed")
     checkpoint = tmp_path / "killed" / "checkpoints" / "checkpoint-3" / WHOLE
     deadline = time.monotonic() + 120
@@ -389,7 +391,7 @@ def test_two_processes_train_as_one(tiny_model, tmp_path):
     more = "kl: 0.5, optimizer: sophia, sophia: {estimator: empirical_fisher, refresh_share: 1.0}"
     recipe.write_text(RECIPE.format(model=tiny_model, dropout=0.0, more=more))
     even = "training.limit=22"  # sixteen to learn: otherwise the last batch of an epoch is filled up
-    finished(recipe, even, "--output", tmp_path / "one")
+    train_only(load_recipe(recipe, [even]), tmp_path / "one")
     finished(recipe, even, "training.batch_size=2", "--output", tmp_path / "two", processes=2)
     one, two = (list(read_jsonl(RunDirectory(tmp_path / name).metrics)) for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two]
