@@ -1,5 +1,7 @@
 """The errors that flextune raises on purpose; the command line prints them as one sentence."""
 
+import errno
+
 
 class FlextuneError(Exception):
     """Something that the user can mend went wrong.
@@ -23,6 +25,15 @@ class UsageError(FlextuneError):
     """A command, a recipe or an argument is wrong; nothing was started."""
 
     exit_code = 2
+
+
+def is_the_machines(error: Exception) -> bool:
+    """Whether an error is the fault of the machine, so that what comes next would fail alike: the disk, not the memory.
+
+    >>> is_the_machines(OSError(errno.ENOSPC, "full")), is_the_machines(OSError(errno.ENOMEM, "no memory"))
+    (True, False)
+    """
+    return isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno != errno.ENOMEM)
 
 
 def cause(error: Exception) -> str:

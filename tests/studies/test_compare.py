@@ -1,5 +1,6 @@
 """A study with trainings made by hand: what is run, what is chosen, what is written."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -149,17 +150,24 @@ def test_without_a_value_that_works_the_study_says_so(trainings, tmp_path, monke
         run_study(study_recipe(tune={}), tmp_path)
 
 
-def test_a_seed_that_fails_is_recorded_and_the_others_go_on(trainings, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (MemoryError("4 GiB"), "MemoryError: 4 GiB"),
+        (OSError(errno.ENOMEM, "no memory"), "OSError: [Errno 12] no memory"),
+    ],
+)
+def test_a_seed_that_fails_is_recorded_and_the_others_go_on(trainings, tmp_path, monkeypatch, error, cause):
     def train(recipe, output):
         if recipe.seed == 1 and recipe.training.weight_decay:
-            raise MemoryError("4 GiB")
+            raise error
         return trainings(recipe, output)
 
     monkeypatch.setattr(pipeline, "run", train)
     run_study(study_recipe(seeds=[0, 1, 2]), tmp_path)
     content = read_json(tmp_path / "study.json")
     (failed,) = (trial for trial in content["trials"] if "cause" in trial)
-    assert (failed["arm"], failed["seed"], failed["cause"]) == ("decayed", 1, "MemoryError: 4 GiB")
+    assert (failed["arm"], failed["seed"], failed["cause"]) == ("decayed", 1, cause)
     plain, decayed = content["comparison"]
     assert (plain["seeds"], decayed["seeds"]) == ([0, 1, 2], [0, 2])
     assert decayed["difference"]["value"] == pytest.approx(-0.38)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from flextune import pipeline
-from flextune.errors import FlextuneError, NoRoomError, UsageError, cause
+from flextune.errors import FlextuneError, UsageError, cause, is_the_machines
 from flextune.files import Row, read_jsonl, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, setting_of
@@ -83,9 +83,9 @@ def _run_all(recipe: Recipe, study: Study, output: Path) -> None:
         say(f"Trial {len(done) + 1} of {total}: {name}")
         try:
             alone(pipeline.run, trial.recipe, output / trial.run)
-        except (OSError, NoRoomError, UsageError):
-            raise  # the machine's fault, or the recipe's
-        except Exception as error:  # whatever it is, the others go on
+        except Exception as error:  # whatever else it is, the others go on
+            if is_the_machines(error) or isinstance(error, UsageError):  # that of the recipe
+                raise
             say(f"Trial {len(done) + 1} failed: {cause(error)}")
             done.append(_record(trial, {**NO_OUTCOME, "cause": cause(error)}))
             return None

@@ -8,7 +8,6 @@
 """
 
 import datetime
-import errno
 import itertools
 import json
 import math
@@ -29,7 +28,7 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState
 
 from flextune import pipeline
-from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError, cause
+from flextune.errors import DivergedError, FlextuneError, UsageError, cause, is_the_machines
 from flextune.files import differences, write_json
 from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe
@@ -269,11 +268,9 @@ class _Search:
             outcome = f"{self.sweep.objective} = {value:.4f}"
         except StoppedError:
             value, state, outcome = None, TrialState.PRUNED, "ended early, worse than others so far"
-        except NoRoomError:
-            raise  # the machine's fault: the trial is left to who comes next
-        except Exception as error:  # whatever it is, the search goes on
-            if isinstance(error, OSError) and error.errno != errno.ENOMEM:
-                raise  # the same
+        except Exception as error:  # whatever else it is, the search goes on
+            if is_the_machines(error):
+                raise  # the trial is left to who comes next
             trial.set_user_attr("cause", cause(error))
             value, state, outcome = None, TrialState.FAIL, f"failed: {cause(error)}"
         trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
