@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 import weakref
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from huggingface_hub import ModelCard
 from made_run import make_run
 
-from flextune import Recipe, Training, UsageError, run
+from flextune import Recipe, Training, UsageError, pipeline, run
 from flextune.errors import FlextuneError
 from flextune.files import read_json, read_jsonl, sha256, write_jsonl
+from flextune.generation.engine import Engine
 from flextune.inputs import find_inputs, load_data
 from flextune.pipeline import _begin, train_only
 from flextune.recipe import load_recipe, parse_recipe
@@ -128,8 +130,10 @@ def test_every_stage_writes_its_files(undisturbed):
 def test_a_second_time_does_nothing(undisturbed, recipe):
     output, *_ = undisturbed
     before = {path: path.stat().st_mtime_ns for path in output.glob("evaluation/**/*.json*")}
+    (output / "checkpoints/checkpoint-3").mkdir(parents=True)  # as if killed just when the adapter was there
     code, _, err = finished("run", recipe, "--output", output)
     assert (code, "Training" in err) == (0, False)
+    assert not (output / "checkpoints").exists()
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -159,6 +163,26 @@ def test_what_training_would_refuse_is_refused_before_anything_is_measured(recip
     with pytest.raises(FlextuneError, match=message):
         run(load_recipe(recipe, [override]), tmp_path)
     assert not list(tmp_path.rglob("completions*"))
+
+
+def test_an_error_lets_go_of_the_processes_that_write(recipe, tiny_model, tmp_path, monkeypatch):
+    def fails(*args, **_):
+        (engine,) = (value for value in args if isinstance(value, Engine))
+        engine._pool = ProcessPoolExecutor(1)
+        assert engine._pool.submit(int, "1").result() == 1
+        pools.append(engine._pool)
+        raise FlextuneError("the judge broke")
+
+    pools = []
+    monkeypatch.setattr(pipeline, "_write", fails)
+    with pytest.raises(FlextuneError, match="the judge broke"):
+        run(load_recipe(recipe), tmp_path / "run")
+    with pytest.raises(FlextuneError, match="the judge broke"):
+        pipeline.generate_only(str(tiny_model), "basics-python", tmp_path / "one", decoding={}, generation={})
+    assert len(pools) == 2
+    for pool in pools:
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(int, "1")
 
 
 def whole_checkpoint(output):

@@ -4,6 +4,7 @@ Every stage writes its files under their final names only when they are whole, s
 and called again: what is whole is skipped, what is half done goes on.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.resources import as_file, files
@@ -52,16 +53,15 @@ def run(recipe: Recipe, output: str | Path) -> RunDirectory:
     directory = RunDirectory(output)
     with directory.lock():
         plan = _begin(recipe, directory)
-        engine = Engine(plan.source, recipe.generation, recipe.dtype)
-        if "base" in recipe.variants:
-            _measure(recipe, directory, plan, engine, "base")
-        if recipe.training and not directory.adapter.exists():
-            engine.release()  # training needs the memory
+        with Engine(plan.source, recipe.generation, recipe.dtype) as engine:
+            if "base" in recipe.variants:
+                _measure(recipe, directory, plan, engine, "base")
+            if recipe.training and not directory.adapter.exists():
+                engine.release()  # training needs the memory
             _train(recipe, directory, plan)
-        for variant in recipe.variants:
-            if variant != "base":
-                _measure(recipe, directory, plan, engine, variant)
-        engine.release()
+            for variant in recipe.variants:
+                if variant != "base":
+                    _measure(recipe, directory, plan, engine, variant)
         comparisons = compare_within(directory.path)
         if comparisons:
             write_json(directory.comparison, comparisons)
@@ -184,8 +184,7 @@ def generate_only(
     }
     if chosen.self_tests:
         prepare([_unwritten(problem) for problem in ask_for_tests(asked.problems)], Execution())
-    engine = Engine(source, settings, dtype)
-    with RunDirectory(output).lock():
+    with RunDirectory(output).lock(), Engine(source, settings, dtype) as engine:
         claim(measurement.generation, about)
         write_jsonl(measurement.path / "problems.jsonl", (problem.snapshot() for problem in asked.problems))
         _write(
@@ -198,7 +197,6 @@ def generate_only(
             execution=Execution(),
             label=benchmark,
         )
-        engine.release()
     return measurement.completions
 
 
@@ -254,7 +252,11 @@ def _unwritten(problem: Problem) -> Program:
 
 def _train(recipe: Recipe, directory: RunDirectory, plan: Inputs) -> None:
     """Train the adapter, if the recipe says so and it is not there."""
-    if recipe.training is None or plan.training_set is None or directory.adapter.exists():
+    if recipe.training is None or plan.training_set is None:
+        return
+    if directory.adapter.exists():
+        if processes.leads():
+            shutil.rmtree(directory.checkpoints, ignore_errors=True)  # killed before that was done
         return
     from accelerate.utils.memory import clear_device_cache
 

@@ -1,9 +1,12 @@
 """Several processes of one training, as torchrun and `accelerate launch` start them: one leads, the others follow.
 
-The environment says which is which, so that nothing here needs torch before training does.
+The environment says which is which, so that nothing here needs torch before training does. And processes that this
+package starts itself, which end with the one that started them.
 """
 
+import multiprocessing
 import os
+import threading
 from datetime import timedelta
 from typing import Any
 
@@ -34,6 +37,18 @@ def part() -> None:
     if count() > 1:
         _state().wait_for_everyone()
         _state().destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is no more: who is killed takes along what it has started."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _state() -> Any:

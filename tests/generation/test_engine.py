@@ -5,10 +5,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_backend import FakeBackend, KilledError
@@ -192,6 +195,34 @@ def test_a_process_that_is_killed_while_it_loads_is_one_sentence(source):
     with pytest.raises(FlextuneError, match="a process that writes completions was killed"):
         engine.count([Request("a")])
     killer.join()
+
+
+SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from flextune.generation.engine import Engine
+from flextune.generation.settings import Generation
+from flextune.models import find_model
+if __name__ == "__main__":
+    engine = Engine(find_model(sys.argv[1]), Generation(workers=2), "float32")
+    Path(sys.argv[2]).write_text(str(engine._processes().submit(os.getpid).result()))
+    time.sleep(60)
+"""
+
+
+def test_a_killed_process_takes_those_along_that_write_for_it(source, tmp_path):
+    script, told = tmp_path / "script.py", tmp_path / "pid"
+    script.write_text(SCRIPT)
+    parent = subprocess.Popen([sys.executable, script, source.path, told])
+    deadline = time.monotonic() + 60
+    while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child = Path(f"/proc/{told.read_text()}")
+    parent.kill()
+    parent.wait()
+    while child.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not child.exists()
 
 
 @pytest.mark.slow

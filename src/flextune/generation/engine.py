@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flextune import processes
 from flextune.errors import FlextuneError
 from flextune.files import sha256
 from flextune.generation.backend import Backend, Request, Text
@@ -27,6 +28,8 @@ BESIDE = (".json", ".jinja", ".model", ".txt")
 @dataclass
 class Engine:
     """Writes texts with a model and its adapters; the base is loaded once for all of them.
+
+    With several processes, use it in a `with`, or call `release` at the end.
 
     Args:
         source: The model; with a server, `path` is what the server calls it.
@@ -101,6 +104,12 @@ class Engine:
                 "or generation.concurrency; the same command goes on"
             ) from None
 
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()  # after an error too: at its exit Python waits for processes that nobody has told to end
+
     def release(self) -> None:
         """Let go of the model, so that another can have the memory; it is loaded again when it is needed."""
         if self._backend is not None:
@@ -168,6 +177,7 @@ def _start(numbers: Any, source: ModelSource, generation: Generation, dtype: str
     import torch
 
     global _here  # a pool's function finds it nowhere else
+    processes.end_with_parent()  # the pool's own sign would never reach it
     number = numbers.get()
     os.environ["LOCAL_RANK"] = os.environ["RANK"] = str(number)
     workers = generation.workers or 1

@@ -1,15 +1,14 @@
 """Call a function in a fresh process: its memory is measured from nothing, and given back at its end."""
 
 import multiprocessing
-import os
 import pickle
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from flextune.errors import FlextuneError
+from flextune.processes import end_with_parent
 
 Result = TypeVar("Result")
 LOOK = 0.5
@@ -93,15 +92,3 @@ def tidy_when_ended() -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, ended)
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is no more: a killed study takes its trials along."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -8,7 +8,8 @@ from typing import Any
 
 from flextune.errors import FlextuneError
 from flextune.execution.cluster import connect
-from flextune.studies.process import GRACE, end, end_with_parent, tidy_when_ended
+from flextune.processes import end_with_parent
+from flextune.studies.process import GRACE, end, tidy_when_ended
 
 
 def on_this_machine(work: Callable[..., None], arguments: tuple[Any, ...], workers: int) -> None:
