@@ -1,11 +1,35 @@
 import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
 from flextune import files
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import Journal, claim, read_json, read_jsonl, sha256, write_atomic, write_json
+from flextune.files import Journal, claim, publish, read_json, read_jsonl, sha256, write_atomic, write_json
+
+
+def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    partial = tmp_path / ".adapter.partial"
+    (partial / "below").mkdir(parents=True)
+    for name in ("weights", "below/more"):
+        (partial / name).write_text(name)
+    synced, fsync, replace = set(), os.fsync, Path.replace
+
+    def syncing(file):
+        fsync(file)
+        synced.add(os.fstat(file).st_ino)
+
+    def replacing(path, target):
+        assert {found.stat().st_ino for found in (partial, *partial.rglob("*"))} == synced
+        return replace(path, target)
+
+    monkeypatch.setattr(files.os, "fsync", syncing)
+    monkeypatch.setattr(files.Path, "replace", replacing)
+    publish(partial, tmp_path / "adapter")
+    assert (tmp_path / "adapter/below/more").read_text() == "below/more"
+    assert not partial.exists()
 
 
 def test_a_broken_line_is_named(tmp_path):

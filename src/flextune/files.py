@@ -30,6 +30,22 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
+def make_durable(folder: Path) -> None:
+    """Have all that lies below a folder on the disk, where a machine that stops hard finds it again."""
+    for path in (*folder.rglob("*"), folder):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def publish(partial: Path, folder: Path) -> None:
+    """Give a folder its name when all of it is on the disk: wherever the machine stops, it is whole or not there."""
+    make_durable(partial)
+    partial.replace(folder)
+
+
 def write_json(path: Path, content: object) -> None:
     """Write `content` as indented JSON, atomically."""
     write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

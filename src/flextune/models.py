@@ -19,7 +19,7 @@ import platformdirs
 
 from flextune import hub
 from flextune.errors import FlextuneError
-from flextune.files import read_yaml, sha256
+from flextune.files import publish, read_yaml, sha256
 from flextune.progress import say, waiting
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _convert_embedded(folder: Path) -> None:
         with waiting(f"Converting {gguf.name}"), contextlib.redirect_stderr(io.StringIO()):
             _convert(gguf, partial)
         if not folder.exists():
-            partial.replace(folder)
+            publish(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -19,6 +19,7 @@ from flextune.pipeline import train_only
 from flextune.recipe import load_recipe
 from flextune.rundir import RunDirectory
 from flextune.tasks import load_training_set
+from flextune.tuning import metrics as measured
 from flextune.tuning import train as stage
 from flextune.tuning.adapters import add_adapter
 from flextune.tuning.batching import Collator, tokenize
@@ -314,6 +315,47 @@ def test_only_whole_checkpoints_count_and_half_ones_can_go(tmp_path):
     assert (tmp_path / "checkpoint-11").exists()
     discard_half_written(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-9"]
+
+
+@pytest.mark.parametrize(("best", "kept"), [(None, {6, 8}), (2, {2, 8}), (8, {6, 8})])
+def test_the_last_checkpoint_and_the_best_are_kept(tmp_path, monkeypatch, best, kept):
+    def on_disk(folder):
+        assert (folder, (folder / WHOLE).exists()) == (tmp_path / "checkpoint-8", False)
+        synced.append(folder)
+
+    synced = []
+    monkeypatch.setattr(measured, "make_durable", on_disk)
+    save(tmp_path, best)
+    assert synced == [tmp_path / "checkpoint-8"]
+    assert {int(path.parent.name.rpartition("-")[2]) for path in tmp_path.glob("*/" + WHOLE)} == kept
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+
+
+def test_a_checkpoint_that_is_half_removed_is_not_gone_on_from(tmp_path, monkeypatch):
+    def killed(path, **_):
+        assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-8"  # the new one counts already
+        (path / "optimizer.pt").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measured.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, best=6)
+    whole = [path for path in tmp_path.glob("checkpoint-*") if (path / WHOLE).exists()]
+    assert len(whole) == 3
+    assert all((path / "optimizer.pt").exists() for path in whole)
+
+
+def save(folder, best):
+    """What happens after the fourth checkpoint was written."""
+    for step in (2, 4, 6, 8):
+        (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}/optimizer.pt").touch()
+        if step < 8:
+            (folder / f"checkpoint-{step}" / WHOLE).touch()
+    place = best and f"/where/it/lay/before/checkpoint-{best}"
+    state = TrainerState(global_step=8, is_world_process_zero=True, best_model_checkpoint=place)
+    metrics = Metrics(folder / "metrics.jsonl", done=0, step=lambda: None)
+    metrics.on_save(TrainingArguments(output_dir=str(folder)), state, None)
 
 
 def test_metrics_go_on_after_the_checkpoint(tmp_path):

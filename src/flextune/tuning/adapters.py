@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from flextune.errors import FlextuneError, UsageError
+from flextune.files import publish
 from flextune.models import find_adapter, with_adapter
 from flextune.tuning.settings import PRESETS, Adapter
 
@@ -121,7 +122,7 @@ def scaled(adapter: Path, scale: float, folder: Path) -> Path:
         partial / SAFETENSORS_WEIGHTS_NAME,
         metadata={"format": "pt"},
     )
-    partial.replace(folder)
+    publish(partial, folder)
     return folder
 
 

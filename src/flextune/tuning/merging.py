@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import differences, read_json, sha256, write_json
+from flextune.files import differences, publish, read_json, sha256, write_json
 from flextune.models import ModelSource, find_adapter, find_model, load_model, merged_below, with_adapter
 from flextune.progress import progress, waiting
 from flextune.rundir import versions
@@ -79,7 +79,7 @@ def merge(adapter: str | Path, output: str | Path, *, model: str | None = None, 
             merged.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
             write_json(partial / ABOUT, {**about, "versions": versions()})
-        partial.rename(output)
+        publish(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return output

@@ -9,6 +9,7 @@ token over the whole set, and `perplexity`; before the first step a row of its o
 
 import math
 import resource
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers import TrainerCallback
 
 from flextune import processes
 from flextune.errors import DivergedError
-from flextune.files import read_jsonl, write_jsonl
+from flextune.files import make_durable, read_jsonl, write_jsonl
 
 WHOLE = ".whole"
 """A file that marks a checkpoint whose writing came to its end."""
@@ -111,11 +112,14 @@ class Metrics(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """A checkpoint was written, by all processes: its metrics first, then the mark."""
+        """A checkpoint was written, by all processes: its metrics first, then the mark, then older ones go."""
         processes.wait_for_all()
         self._write(state)
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            make_durable(checkpoint)
+            (checkpoint / WHOLE).touch()
+            _discard_older(checkpoint, state.best_model_checkpoint)
         processes.wait_for_all()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -125,6 +129,17 @@ class Metrics(TrainerCallback):
     def _write(self, state: Any) -> None:
         if state.is_world_process_zero:
             write_jsonl(self.path, self.rows)
+
+
+def _discard_older(last: Path, best: str | None) -> None:
+    """Keep the last checkpoint, and the best or else the one before; the trainer's own way removes before the mark."""
+    step = {path: int(path.name.rpartition("-")[2]) for path in last.parent.glob("checkpoint-*")}
+    others = sorted(
+        (path for path in step if path != last), key=lambda path: (path.name == Path(best or "").name, step[path])
+    )
+    for path in others[:-1]:
+        (path / WHOLE).unlink(missing_ok=True)  # first: one that is half removed is not gone on from
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def peak_memory_mb() -> int:

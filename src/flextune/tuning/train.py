@@ -20,6 +20,7 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 
 from flextune import processes
 from flextune.errors import FlextuneError, NoRoomError, UsageError
+from flextune.files import publish
 from flextune.models import ModelSource, load_model
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
@@ -61,7 +62,7 @@ def train(
     dtype: str = "auto",
     seed: int = 0,
 ) -> None:
-    """Fine-tune with LoRA and the Fourier penalty; does nothing if `adapter/` is there.
+    """Fine-tune with LoRA and the Fourier penalty.
 
     With `validation` examples the loss on them is measured before the first step and at each checkpoint, and the
     adapter of the best checkpoint is kept; without, that of the last step.
@@ -69,10 +70,6 @@ def train(
     Raises `FlextuneError` if the loss stops being a number, memory or disk is full, or no example fits; each says what
     to change, and keeps the last checkpoint.
     """
-    if run.adapter.exists():
-        if processes.leads():
-            shutil.rmtree(run.checkpoints, ignore_errors=True)  # killed before that was done
-        return
     if source.quantization and not torch.cuda.is_available():
         raise UsageError(
             f"quantization = {source.quantization!r}: 4-bit weights train on a GPU only; on a processor bitsandbytes "
@@ -167,7 +164,7 @@ def _save(model: Any, trainer: "_Trainer", run: RunDirectory, start: Path) -> No
         save_adapter(model, partial, start)
     processes.wait_for_all()
     if processes.leads():
-        partial.replace(run.adapter)
+        publish(partial, run.adapter)
         shutil.rmtree(run.checkpoints, ignore_errors=True)
 
 
@@ -239,7 +236,6 @@ def _arguments(run: RunDirectory, training: Training, seed: int, validate: bool)
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_steps=training.checkpoint_steps,
-        save_total_limit=2,
         eval_strategy="steps" if validate else "no",
         eval_steps=training.checkpoint_steps,
         load_best_model_at_end=validate,
