@@ -3,6 +3,7 @@ import multiprocessing
 import pytest
 import yaml
 
+from flextune import rundir
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json, write_json
 from flextune.recipe import Recipe, dump_recipe
@@ -90,6 +91,24 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 def test_a_file_of_problems_becomes_a_folder():
     assert folder_name("some/own.jsonl") == "own"
     assert folder_name("humaneval-java") == "humaneval-java"
+
+
+def test_a_copy_that_was_cut_short_is_not_whole_with_the_recipe_of_an_earlier_one(tmp_path, monkeypatch):
+    run, kept = RunDirectory(tmp_path / "run"), RunDirectory(tmp_path / "kept")
+    begin(run)
+    run.keep(kept.path)
+    assert kept.recipe.exists()
+
+    def full(*_):
+        raise OSError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rundir, "_keep", full)
+        with pytest.raises(OSError, match="full"):
+            run.keep(kept.path)
+    assert not kept.recipe.exists()
+    run.keep(kept.path)
+    assert kept.recipe.exists()
 
 
 def test_what_is_kept_says_nothing_of_where_things_lay(tmp_path, monkeypatch):

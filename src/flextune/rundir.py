@@ -243,12 +243,13 @@ class RunDirectory:
         It does not say in which folders model, data and runs lay. In `problems.jsonl` each text gives way to its
         checksum, by which measurements can still be compared.
         """
+        copy = folder / self.recipe.name
+        copy.unlink(missing_ok=True)  # it comes back last: with it the copy is whole
         small = [self.metrics, self.comparison, self.spectrum, self.merge_check, self.provenance]
         for path in [*sorted((self.path / "evaluation").rglob("*")), *small]:
             if path.name in KEPT and path.exists():
                 _keep(path, folder / path.relative_to(self.path))
         recipe = without_places(self.settings)
-        copy = folder / self.recipe.name  # last: with it the copy is whole
         write_atomic(copy, yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
 
     def _discard_training(self) -> None:

@@ -8,6 +8,7 @@ from made_run import make_run
 from flextune.cli import stages
 from flextune.errors import UsageError
 from flextune.files import write_json
+from flextune.report import page
 from flextune.report.find import find_page, is_under_way
 from flextune.report.reproduction import Paper
 
@@ -122,6 +123,23 @@ def test_a_file_that_is_just_being_written_does_not_end_the_watch(tmp_path, monk
     held.__enter__()
     stages.report(str(run.path), watch=True)
     assert len(rounds) == 2
+
+
+def test_a_page_that_the_run_itself_is_just_writing_does_not_end_the_watch(tmp_path, monkeypatch):
+    run = make_run(tmp_path)
+    written = []
+
+    def write(*_):
+        written.append(run.busy)
+        if run.busy:
+            raise FileNotFoundError("index.html.partial")
+
+    monkeypatch.setattr(page, "write_page", write)
+    monkeypatch.setattr(stages.time, "sleep", lambda seconds: held.__exit__(None, None, None))
+    held = run.lock()
+    held.__enter__()
+    stages.report(str(run.path), watch=True)
+    assert (written[0], written[-1]) == (True, False)
 
 
 def test_two_runs_of_one_seed_are_not_two_seeds(tmp_path):

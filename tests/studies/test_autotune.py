@@ -11,6 +11,7 @@ from flextune.errors import FlextuneError, UsageError
 from flextune.files import write_json
 from flextune.recipe import change, load_recipe, overridden
 from flextune.report.autotune import read_autotune, summary
+from flextune.report.find import is_under_way
 from flextune.report.sweep import read_sweep
 from flextune.studies import autotune as module
 from flextune.studies import sweep
@@ -206,6 +207,14 @@ def test_what_only_chooses_names_no_problem_of_what_reports(tmp_path, toy):
     autotune(change(recipe_for("m"), keys, "test"), tmp_path, minutes=10)
     written = load_recipe(tmp_path / "recipe.yaml").evaluation
     assert (written.benchmarks, written.only, written.without) == (["humaneval", "humaneval-java"], None, [])
+
+
+def test_it_is_under_way_from_the_first_measurement_to_the_choice(tmp_path, toy, monkeypatch):
+    seen, judged = [], module._judged
+    toy(lambda recipe: seen.append(is_under_way(tmp_path)) or peaked(recipe))
+    monkeypatch.setattr(module, "_judged", lambda *args: seen.append(is_under_way(tmp_path)) or judged(*args))
+    autotune(made(trials=1), tmp_path, minutes=10)
+    assert (seen, is_under_way(tmp_path)) == ([True] * 3, False)
 
 
 def test_the_strength_goes_with_the_rank():

@@ -133,6 +133,23 @@ def test_a_search_begins_with_the_recipes_own_values_and_finds_better(tmp_path, 
     assert len(read_sweep(tmp_path)["trials"]) == 32
 
 
+def test_a_search_whose_own_values_were_not_put_in_line_begins_with_them_all_the_same(tmp_path, made_up, monkeypatch):
+    made_up(lambda made: [9.0, 1.0])
+    enqueue = optuna.Study.enqueue_trial
+
+    def full(*_):
+        monkeypatch.setattr(optuna.Study, "enqueue_trial", enqueue)
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(optuna.Study, "enqueue_trial", full)
+    given = recipe(sweep={**TPE, "trials": 2})
+    with pytest.raises(OSError, match="full"):
+        run_sweep(given, tmp_path)
+    run_sweep(given, tmp_path)
+    first, _ = read_sweep(tmp_path)["trials"]
+    assert first["settings"] == {"training.learning_rate": 2e-4, "adapter.rank": 2}
+
+
 def test_own_values_are_those_of_the_list_however_they_are_written(tmp_path, made_up):
     made_up(lambda made: [9.0, made.adapter.alpha])
     space = {"adapter.alpha": [8, 16], "training.epochs": [1, 3]}  # numbers that a recipe holds as 16.0 and 3.0
@@ -159,6 +176,9 @@ def test_a_search_is_under_way_between_its_trials_too(tmp_path, made_up, monkeyp
     monkeypatch.setattr(module._Search, "take", lambda search: seen.append(is_under_way(tmp_path)) or take(search))
     run_sweep(recipe(), tmp_path)
     assert (seen, is_under_way(tmp_path)) == (7 * [True], False)
+    monkeypatch.setattr(module, "on_this_machine", lambda *_: seen.append(is_under_way(tmp_path)))
+    run_sweep(recipe(), tmp_path, workers=2)  # whose processes take their time to start
+    assert (seen, is_under_way(tmp_path)) == (8 * [True], False)
     assert not list(tmp_path.glob("trials/.worker-*"))
 
 

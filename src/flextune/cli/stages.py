@@ -276,14 +276,15 @@ def report(
         out.print(f"Figures: {len(paths)} in {folder}", soft_wrap=True)
         return
     path = folder / "index.html"
-    with suppress(FlextuneError) if watch and is_under_way(Path(runs[0])) else nullcontext():
+    being_written = suppress(FlextuneError, OSError)  # a file, or the page itself, or not there yet: next time
+    with being_written if watch and is_under_way(Path(runs[0])) else nullcontext():
         write_page(find_page(runs, papers, watched=watch), folder)
     if not several and output is None and RunDirectory(runs[0]).adapter.exists():
         write_card(runs[0])  # a report elsewhere leaves the run as it is
     out.print(f"Report: {path}", soft_wrap=True)
     while watch and is_under_way(Path(runs[0])):
         time.sleep(WATCHED)
-        with suppress(FlextuneError):  # a file is just being written, or not there yet: next time
+        with being_written:
             write_page(find_page(runs, papers, watched=True), folder)
     if watch:
         write_page(find_page(runs, papers), folder)

@@ -27,7 +27,7 @@ from flextune.rundir import version
 from flextune.scoring.compare import adjusted, compare, compare_together
 from flextune.studies.objective import mean_of, measured_by
 from flextune.studies.process import alone
-from flextune.studies.sweep import run_sweep
+from flextune.studies.sweep import at_work, run_sweep
 from flextune.tasks.multipl_e import short_name
 
 SPACE: dict[str, Any] = {
@@ -127,6 +127,12 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
     output = Path(output)
     if recipe.sweep is None or recipe.sweep.objective != "pass@1":
         raise UsageError("autotune needs a recipe with a sweep whose objective is pass@1")
+    with at_work(output):
+        _search_and_choose(recipe, output, minutes, workers)
+    return output
+
+
+def _search_and_choose(recipe: Recipe, output: Path, minutes: float, workers: int) -> None:
     base = change(recipe, {"sweep": None, "training": None, "evaluation.variants": ["base"]}, "autotune")
     say("Measuring the model as it came")
     started = time.monotonic()
@@ -154,7 +160,6 @@ def autotune(recipe: Recipe, output: str | Path, *, minutes: float, workers: int
             "evaluation.variants": ["base", "unmerged"],
         }
         write_atomic(output / "recipe.yaml", dump_recipe(change(recipe, keys, "autotune")))
-    return output
 
 
 def _reported(benchmark: str) -> str:

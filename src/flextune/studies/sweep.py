@@ -90,14 +90,28 @@ def run_sweep(
     (output / "trials").mkdir(parents=True, exist_ok=True)
     search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
     arguments = (dump_recipe(recipe), search.output, storage, search.budget)
-    if ray is not None:
-        on_a_cluster(_worker, arguments, workers, ray)
-    elif workers > 1:
-        on_this_machine(_worker, arguments, workers)
-    else:
-        search.work()
-    search.record()
+    with at_work(output):
+        if ray is not None:
+            on_a_cluster(_worker, arguments, workers, ray)
+        elif workers > 1:
+            on_this_machine(_worker, arguments, workers)
+        else:
+            search.work()
+        search.record()
     return output
+
+
+@contextmanager
+def at_work(output: Path) -> Iterator[None]:
+    """A lock that says, from before the first trial until after the last, that somebody is at work on a folder."""
+    trials = output / "trials"
+    trials.mkdir(parents=True, exist_ok=True)
+    file = trials / f".worker-{uuid.uuid4().hex}.lock"
+    try:
+        with FileLock(file):
+            yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def _worker(settings: str, output: Path, storage: str | None, budget: float | None, number: int) -> None:
@@ -134,7 +148,7 @@ class _Search:
             self.study.set_user_attr("recipe", settings)
 
     def opened(self) -> optuna.Study:
-        """The study; whoever makes it puts the recipe's own values in line for a search.
+        """The study, made if it is not there; the first of a search's trials is with the recipe's own values.
 
         A grid needs no line: the number of a trial says which of its combinations it is.
         """
@@ -147,14 +161,11 @@ class _Search:
             if self.storage is None:  # a journal has one study, also where its folder was renamed
                 name = next(iter(optuna.get_all_study_names(storage)), name)
             options: dict[str, Any] = {"study_name": name, "storage": storage, "pruner": _pruner(self.sweep)}
-            try:
-                study = optuna.create_study(**options, direction=direction)
-                if self.sweep.sampler == "tpe":
-                    own = own_values(self.recipe, self.sweep)
-                    study.enqueue_trial({key: stored(self.sweep, key, value) for key, value in own.items()})
-                return study
-            except optuna.exceptions.DuplicatedStudyError:
-                return optuna.load_study(**options)
+            study = optuna.create_study(**options, direction=direction, load_if_exists=True)
+            if self.sweep.sampler == "tpe" and not study.get_trials(deepcopy=False):
+                own = own_values(self.recipe, self.sweep)
+                study.enqueue_trial({key: stored(self.sweep, key, value) for key, value in own.items()})
+            return study
         except json.JSONDecodeError as error:
             raise FlextuneError(
                 f"{self.output / JOURNAL} is damaged ({error}); take the broken line out, or name another --output"
@@ -171,24 +182,13 @@ class _Search:
 
     def work(self) -> None:
         """Take trials until none, or no time, is left."""
-        with self.working():
-            while taken := self.take():
-                trial, lock = taken
-                try:
-                    self.do(trial)
-                finally:
-                    lock.release()
-                self.record()
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """A lock that says, from the first trial to the last, that somebody is at work here."""
-        file = self.output / "trials" / f".worker-{uuid.uuid4().hex}.lock"
-        try:
-            with FileLock(file):
-                yield
-        finally:
-            file.unlink(missing_ok=True)
+        while taken := self.take():
+            trial, lock = taken
+            try:
+                self.do(trial)
+            finally:
+                lock.release()
+            self.record()
 
     @property
     def trials(self) -> int:
