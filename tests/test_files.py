@@ -7,7 +7,7 @@ import pytest
 
 from flextune import files
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import Journal, claim, publish, read_json, read_jsonl, sha256, write_atomic, write_json
+from flextune.files import Journal, claim, publish, read_json, read_jsonl, read_yaml, sha256, write_atomic, write_json
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -30,6 +30,15 @@ def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     publish(partial, tmp_path / "adapter")
     assert (tmp_path / "adapter/below/more").read_text() == "below/more"
     assert not partial.exists()
+
+
+def test_what_was_read_can_be_changed_and_the_file_too(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("training: {epochs: 1}\n")
+    read_yaml(path)["training"]["epochs"] = 2
+    assert read_yaml(path) == {"training": {"epochs": 1}}
+    path.write_text("training: {epochs: 3}\n")
+    assert read_yaml(path) == {"training": {"epochs": 3}}
 
 
 def test_a_broken_line_is_named(tmp_path):

@@ -1,10 +1,12 @@
 """Files that are either whole or not there: atomic writes, and JSON Lines whose errors name the line."""
 
+import copy
 import hashlib
 import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +118,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+@lru_cache(1024)
+def _parsed(text: str) -> Any:
+    """What YAML says; parsing takes milliseconds, and a page of many rows asks for each recipe again and again."""
+    return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file with a mapping, as a recipe is; anything else is an error that names the file and the line."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 (a SafeLoader)
+        content = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:

@@ -65,7 +65,8 @@ def _results(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> It
     if not found:
         yield Text("Nothing has been measured yet.")
         return
-    cards = list(_cards(arms))
+    learned = _learned(arms)
+    cards = list(_cards(arms, learned))
     shown = cards if len(cards) <= MANY else [card for n, card in enumerate(cards) if n == 0 or card.side]
     if shown:
         yield Cards(shown)
@@ -92,19 +93,19 @@ def _results(found: Sequence[Mapping[str, Any]], arms: Arms, paper: Paper) -> It
         ],
         said,
     )
-    yield from learning(_learned(arms))
+    yield from learning(learned)
     yield verdicts([{"name": f"{row['benchmark']}, {_name(row)}", "verdicts": _verdicts(arms, row)} for row in found])
     yield from wins(list(_won(found, arms)))
 
 
-def _cards(arms: Arms) -> Iterator[Card]:
+def _cards(arms: Arms, learned: Sequence[Mapping[str, Any]]) -> Iterator[Card]:
     """The penalty against the control where both are there; then what each training learned, and kept elsewhere."""
     for row in transfer(arms, PENALTY, LEARNED) if PENALTY in arms else ():
         if row["reference"] == CONTROL:
             yield _card(f"{PENALTY} against {CONTROL}, in {', '.join(row['benchmarks'])}", row)
-    for row in _learned(arms):
+    for each in learned:
         for what in ("learned", "kept"):
-            yield _card(f"{_name(row)}: {what}, {', '.join(row[what]['benchmarks'])}", row[what])
+            yield _card(f"{_name(each)}: {what}, {', '.join(each[what]['benchmarks'])}", each[what])
 
 
 def _learned(arms: Arms) -> list[dict[str, Any]]:

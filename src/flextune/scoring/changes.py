@@ -4,7 +4,6 @@ import difflib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal
 
 from flextune.errors import FlextuneError, UsageError
@@ -100,7 +99,6 @@ def _change(problem: Row, before: list[Written], after: list[Written]) -> Change
     if is_checksum(head):  # the prompt was not kept; a body in Python needs some head to be parsed
         head = "def f():\n" if problem["language"] == "python" else ""
 
-    @cache
     def form(completion: str) -> str:
         return normal_form(problem["language"], head + completion)
 

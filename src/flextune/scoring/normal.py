@@ -4,6 +4,7 @@ import ast
 import contextlib
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from pygments.lexers import get_lexer_by_name
@@ -12,6 +13,7 @@ from pygments.token import Comment, Name, String, Token, is_token_subtype
 from flextune.tasks.python_source import parse
 
 
+@lru_cache(1 << 16)
 def normal_form(language: str, source: str) -> str:
     r"""A program with its own names numbered in the order in which they appear, and without comments and layout.
 
