@@ -18,7 +18,7 @@ help: ## Show this list
 demo: setup ## Set up, then tune a small model on Python and see what that did to Java (about 5 minutes)
 	$(BIN)/flextune quickstart
 
-test: setup toolchains browser ## Set up, then run the tests (about 17 minutes on two cores)
+test: setup toolchains browser ## Set up, then run the tests (about 18 minutes on two cores)
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## Check style, types and the walls between modules

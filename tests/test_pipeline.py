@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import weakref
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from huggingface_hub import ModelCard
@@ -168,7 +168,7 @@ def test_what_training_would_refuse_is_refused_before_anything_is_measured(recip
 def test_an_error_lets_go_of_the_processes_that_write(recipe, tiny_model, tmp_path, monkeypatch):
     def fails(*args, **_):
         (engine,) = (value for value in args if isinstance(value, Engine))
-        engine._pool = ProcessPoolExecutor(1)
+        engine._pool = ThreadPoolExecutor(1)
         assert engine._pool.submit(int, "1").result() == 1
         pools.append(engine._pool)
         raise FlextuneError("the judge broke")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from alive import alive
 
 from flextune.execution import Execution, Limits, Program, execute, javac
 from flextune.execution.sandbox import kernel, launcher, problem
@@ -99,12 +100,6 @@ class Host:
         if any(str(self.words["marker"]).encode() in command(pid) for pid in all_processes()):
             found.append("a process of a program is still there")
         return found
-
-
-def alive(pid):
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
 
 
 def command(pid):

@@ -11,9 +11,9 @@ import threading
 import time
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from alive import alive
 from fake_backend import FakeBackend, KilledError
 
 from flextune.errors import FlextuneError
@@ -217,12 +217,13 @@ def test_a_killed_process_takes_those_along_that_write_for_it(source, tmp_path):
     deadline = time.monotonic() + 60
     while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    child = Path(f"/proc/{told.read_text()}")
+    child = told.read_text()
+    assert alive(child)
     parent.kill()
     parent.wait()
-    while child.exists() and time.monotonic() < deadline:
+    while alive(child) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not child.exists()
+    assert not alive(child)
 
 
 @pytest.mark.slow

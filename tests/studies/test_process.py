@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from alive import alive
 
 from flextune.errors import FlextuneError
 from flextune.studies import process
@@ -101,11 +102,3 @@ if __name__ == "__main__":
     while alive(trial) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not alive(trial)
-
-
-def alive(pid):
-    """Whether a process runs; one that has ended and that nobody waits for does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

@@ -276,7 +276,7 @@ def report(
         out.print(f"Figures: {len(paths)} in {folder}", soft_wrap=True)
         return
     path = folder / "index.html"
-    being_written = suppress(FlextuneError, OSError)  # a file, or the page itself, or not there yet: next time
+    being_written = suppress(FlextuneError, FileNotFoundError)  # a file, the page, or not there yet: next time
     with being_written if watch and is_under_way(Path(runs[0])) else nullcontext():
         write_page(find_page(runs, papers, watched=watch), folder)
     if not several and output is None and RunDirectory(runs[0]).adapter.exists():

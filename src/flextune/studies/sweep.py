@@ -87,10 +87,9 @@ def run_sweep(
     if RunDirectory(output).provenance.exists():
         raise UsageError(f"{output} holds a run; name another --output")
     pipeline.check(_trial(recipe, {}, "sweep"))
-    (output / "trials").mkdir(parents=True, exist_ok=True)
-    search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
-    arguments = (dump_recipe(recipe), search.output, storage, search.budget)
     with at_work(output):
+        search = _Search(recipe, output.resolve(), storage, None if minutes is None else 60 * minutes * workers)
+        arguments = (dump_recipe(recipe), search.output, storage, search.budget)
         if ray is not None:
             on_a_cluster(_worker, arguments, workers, ray)
         elif workers > 1:
