@@ -720,6 +720,8 @@ NETWORK = [
 # ---- too much --------------------------------------------------------------------------------------------------------
 
 SLEEPY = {"wall_seconds": 1.5}
+BUSY = {"cpu_seconds": 1, "wall_seconds": 12}
+"""Limits under which processor time ends a program before the clock does, however busy the machine is."""
 STOPPED = ("timeout", "runtime_error", "memory_limit")
 
 BOMBS = [
@@ -1024,6 +1026,7 @@ TIME = [
             pass
         """,
         ("timeout",),
+        BUSY,
         says=CPU,
     ),
     Hostile(
@@ -1031,9 +1034,10 @@ TIME = [
         "cpp",
         "signal(SIGXCPU, SIG_IGN);\nfor (volatile long y = 0;;) y = y + 1;",
         ("timeout",),
+        BUSY,
         says=CPU,
     ),
-    Hostile("deaf to SIGXCPU", "bash", "trap '' XCPU; while :; do :; done", ("timeout",), says=CPU),
+    Hostile("deaf to SIGXCPU", "bash", "trap '' XCPU; while :; do :; done", ("timeout",), BUSY, says=CPU),
     Hostile(
         "time of many children",
         "python",
@@ -1048,6 +1052,7 @@ TIME = [
             os.waitpid(child, 0)
         """,
         ("timeout",),
+        BUSY,
         says=CPU,
     ),
     Hostile(
@@ -1055,6 +1060,7 @@ TIME = [
         "cpp",
         "for (int i = 0; i < 8; i++) if (fork() == 0) for (volatile long y = 0;;) y = y + 1;\nwhile (wait(0) > 0) { }\nreturn 2;",
         ("timeout",),
+        BUSY,
         says=CPU,
     ),
     Hostile(
@@ -1072,6 +1078,7 @@ TIME = [
         time.sleep(60)
         """,
         ("timeout",),
+        BUSY,
         says=CPU,
     ),
     Hostile(
@@ -1079,6 +1086,7 @@ TIME = [
         "bash",
         "for i in 1 2 3 4; do (setsid bash -c 'while :; do :; done' >/dev/null 2>&1 &) ; done; sleep 60",
         ("timeout",),
+        BUSY,
         says=CPU,
     ),
     Hostile(

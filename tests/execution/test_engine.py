@@ -157,9 +157,9 @@ def test_a_sleeper_is_judged_twice_and_a_busy_one_once(monkeypatch):
     monkeypatch.setattr(engine_module, "judge", lambda program, *a: calls.append(program.task_id) or judge(program, *a))
     bodies = {"sleeper": "    import time; time.sleep(60)\n", "busy": "    while True: pass\n"}
     programs = [Program(name, 0, "python", "def f(x):\n", body, "f(1)\n") for name, body in bodies.items()]
-    found = execute(programs, Execution(limits={"cpu_seconds": 1, "wall_seconds": 2}))
+    found = execute(programs, Execution(limits={"cpu_seconds": 0.5, "wall_seconds": 3}))
     assert [v.verdict for v in found] == ["timeout", "timeout"]
-    assert [v.detail for v in found] == ["2 seconds by the clock", "1 seconds of processor time"]
+    assert [v.detail for v in found] == ["3 seconds by the clock", "0.5 seconds of processor time"]
     assert sorted(calls) == ["busy", "sleeper", "sleeper"]
 
 
