@@ -1516,7 +1516,7 @@ TEXTS = [
         "cpp",
         '    return 2; }\n#include "/dev/zero"\nlong g() { return 1;',
         REFUSED,
-        QUICK,
+        {"compile_seconds": 8},  # long enough to take more than it may
         whole=True,
         bomb=True,
     ),

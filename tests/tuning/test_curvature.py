@@ -172,7 +172,7 @@ def test_padded_packed_and_ordinary_batches_give_the_same(tiny_model):
     ]
     for other, count in found[1:]:
         assert count == found[0][1]
-        torch.testing.assert_close(other, found[0][0], rtol=1e-4, atol=1e-12)
+        torch.testing.assert_close(other, found[0][0], rtol=1e-4, atol=1e-9)  # of values up to 1.7
 
 
 def test_a_part_of_a_packed_row_is_its_first_examples(tiny_model):
