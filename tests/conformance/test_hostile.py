@@ -34,9 +34,8 @@ LIMITS = {
     "output_kb": 256,
     "processes": 64,
 }
-GROWTH_MB = 3500
-"""Memory and disk that a program may take for a moment: between two looks of the engine, or for a compiler, which has 2 GB.
-What is seen is the machine's, so the rest is for the tests that run beside it."""
+GROWTH_MB = 2500
+"""Memory and disk that a program may take for a moment: between two looks of the engine, or for a compiler."""
 GRACE = 100
 """Hundredths of a second in which the kernel may end what was killed with its namespace."""
 PLANTED = ["datagrams", "secret", "socket", "temporary"]
