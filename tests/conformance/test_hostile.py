@@ -112,6 +112,14 @@ def all_processes():
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
+def anonymous(pid):
+    """Bytes of memory of a process that no file stands for: proc_pid_statm(5)."""
+    with contextlib.suppress(OSError):
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
 @pytest.fixture(scope="module")
 def planted():
     """Files, a process and servers, all open to the user that programs run as, so that rights alone keep nobody out."""
@@ -191,7 +199,11 @@ def host(planted, monkeypatch):
 
 
 class Growth:
-    """The most that memory and disk of the machine grew meanwhile, in MB."""
+    """The most that a program took of memory and disk, in MB.
+
+    Its memory is at most what the machine's grew by, where other tests may run beside, and at most what grew below
+    this process, where pages that forked processes share are counted once for each. The lesser of the two is taken.
+    """
 
     def __init__(self, folder):
         self.folder = folder
@@ -201,12 +213,14 @@ class Growth:
 
     def used(self):
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        memory = sum(int(lines[name].split()[0]) for name in ("AnonPages", "Shmem", "SUnreclaim")) >> 10
-        return memory, shutil.disk_usage(self.folder).used >> 20
+        machine, files, kernel = (int(lines[name].split()[0]) << 10 for name in ("AnonPages", "Shmem", "SUnreclaim"))
+        own = sum(anonymous(pid) for pid in (os.getpid(), *launcher.descendants(os.getpid())))
+        return machine + files + kernel, own + files + kernel, shutil.disk_usage(self.folder).used
 
     def watch(self, first):
         while not self.done.wait(0.02):
-            self.most = max(self.most, *(now - before for now, before in zip(self.used(), first, strict=True)))
+            machine, own, disk = (now - before for now, before in zip(self.used(), first, strict=True))
+            self.most = max(self.most, min(machine, own) >> 20, disk >> 20)
 
     def __enter__(self):
         self.thread.start()
