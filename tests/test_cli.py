@@ -232,6 +232,69 @@ def test_help_data_recipe_and_doctor(call):
     assert "bubblewrap" in out
 
 
+AS_IT_IS = "x[lora]y[/lora] [bold]:smile:"
+"""A path that rich would print differently: the middle would vanish, `[/lora]` be an error, the end a face."""
+
+
+def test_a_path_is_printed_as_it_is(call, recipe, tiny_model, tmp_path):
+    folder = tmp_path / AS_IT_IS
+    asked = ("--benchmark", "basics-python", "--limit", 1, "--max-new-tokens", 2)
+    generate = ("generate", "--model", tiny_model, *asked, "--output", folder / "out")
+    for command, last in (
+        (("run", recipe, "--output", folder / "run"), f"Report: {folder}/run/report/index.html"),
+        (("train", recipe, "--output", folder / "run"), f"Adapter: {folder}/run/adapter"),
+        (("report", folder / "run", "--output", folder / "page"), f"Report: {folder}/page/index.html"),
+        (("report", folder / "run", "--output", folder / "png", "--format", "png"), f" in {folder}/png"),
+        (("spectrum", folder / "run", "--permutations", 3), f"`flextune report {folder}/run` shows the figures"),
+        (
+            ("spectrum", folder / "run", "--permutations", 3, "--output", folder / "s"),
+            f"Numbers and figures: {folder}/s",
+        ),
+        (("merge", folder / "run", "--output", folder / "merged"), f"Merged: {folder}/merged"),
+        (("evaluate", folder / "merged", *asked, "--output", folder / "e"), f"Report: {folder}/e/report/index.html"),
+        (generate, f"Completions: {folder}/out/completions.jsonl"),
+        (
+            ("execute", folder / "out" / "completions.jsonl", "--benchmark", "basics-python"),
+            f"Verdicts: {folder}/out/verdicts.jsonl",
+        ),
+    ):
+        code, out, err = call(*command)
+        assert code == 0, err
+        assert out.endswith(f"{last}\n"), out
+
+
+def test_problems_and_names_are_printed_as_they_are(call, tmp_path):
+    path = tmp_path / f"{AS_IT_IS}.jsonl"
+    path.parent.mkdir(parents=True)
+    row = {"task_id": "mine/[/lora]:smile:", "language": "python", "tests": "assert x[/1] == ':smile:'", "stop": []}
+    path.write_text(json.dumps({**row, "prompt": "def f():\n"}) + "\n")
+    code, out, err = call("data", "show", path)
+    assert code == 0, err
+    assert row["tests"] in out
+    code, _, err = call("data", "show", tmp_path / AS_IT_IS / "none.jsonl")
+    assert (code, f"{tmp_path / AS_IT_IS}/none.jsonl" in err) == (2, True)
+
+
+def test_keys_and_titles_are_bold_on_a_terminal():
+    terminal = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm"}
+    for verb, bold in ((["recipe"], "training.learning_rate"), (["data", "list"], "Benchmarks")):
+        command = [sys.executable, "-m", "flextune", *verb]
+        done = subprocess.run(command, env=terminal, capture_output=True, text=True, check=True)
+        assert f"\x1b[1m{bold}\x1b[0m" in done.stdout
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_evaluate_runs_a_model_in_the_type_that_is_asked_for(call, tiny_model, tmp_path, dtype):
+    from flextune.files import read_yaml
+
+    command = ["evaluate", tiny_model, "--benchmark", "basics-python", "--limit", 1, "--max-new-tokens", 2]
+    code, _, err = call(*command, "--output", tmp_path / "run", "--dtype", dtype)
+    assert code == 0, err
+    assert read_yaml(tmp_path / "run" / "recipe.yaml")["dtype"] == dtype
+    code, _, err = call(*command, "--output", tmp_path / "other", "--dtype", "float64")
+    assert (code, "float64" in err, (tmp_path / "other").exists()) == (2, True, False)
+
+
 def test_spectrum_writes_numbers_and_figures(call, tmp_path):
     import torch
     from safetensors.torch import save_file

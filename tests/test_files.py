@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -7,7 +8,19 @@ import pytest
 
 from flextune import files
 from flextune.errors import FlextuneError, UsageError
-from flextune.files import Journal, claim, publish, read_json, read_jsonl, read_yaml, sha256, write_atomic, write_json
+from flextune.files import (
+    Journal,
+    claim,
+    publish,
+    read_json,
+    read_jsonl,
+    read_yaml,
+    sha256,
+    write_atomic,
+    write_json,
+    write_jsonl,
+    write_numbers,
+)
 
 
 def test_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
@@ -163,7 +176,7 @@ def test_a_card_beside_the_weights_is_no_part_of_their_checksum(tmp_path):
     ("content", "message"),
     [
         (b"[" * 200_000 + b"\n", "rows.jsonl, line 1: "),
-        (b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}\n", "rows.jsonl, line 2: not to be read"),
+        (b'{"a": 1}\n{"a": ' + b"1" * 5000 + b"}\n", "rows.jsonl, line 2: cannot be read"),
     ],
 )
 def test_a_line_that_python_cannot_read_is_named(tmp_path, content, message):
@@ -186,3 +199,100 @@ def test_results_made_otherwise_are_not_mixed(tmp_path):
     claim(tmp_path / "execution.json", {"limits": {"cpu": 5}, "names": ("a",)})
     with pytest.raises(UsageError, match=r"limits\.cpu is 5 there, 6 here; name another --output"):
         claim(tmp_path / "execution.json", {"limits": {"cpu": 6}, "names": ("a",)})
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_byte_order_mark_is_skipped(tmp_path, newline):
+    for name, text in (
+        ("rows.jsonl", '{"a": 1}\n{"a": 2}\n'),
+        ("scores.json", '{"a":\n1}\n'),
+        ("recipe.yaml", "a: 1\nb: 2\n"),
+    ):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", newline).encode())
+    assert list(read_jsonl(tmp_path / "rows.jsonl", ("a",))) == [{"a": 1}, {"a": 2}]
+    assert read_json(tmp_path / "scores.json") == {"a": 1}
+    assert read_yaml(tmp_path / "recipe.yaml") == {"a": 1, "b": 2}
+    (tmp_path / "rows.jsonl").write_bytes(b"\xef\xbb\xbf")
+    assert list(read_jsonl(tmp_path / "rows.jsonl")) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a", "b": 1, "prompt": "c"}', "the key 'prompt' appears twice"),
+        ('{"prompt": "a", "b": [{"c": 1}, {"c": "{\\"", "\\u0063": 2}]}', "the key 'c' appears twice"),
+        ('{"NaN": "Infinity", "a": [1, NaN]}', "NaN is not valid JSON; write a number or null"),
+        ('{"a": "\\\\", "b": -Infinity}', "-Infinity is not valid JSON; write a number or null"),
+    ],
+)
+def test_what_python_alone_would_read_is_refused_with_its_line(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n\n' + line + "\n")
+    with pytest.raises(FlextuneError) as error:
+        list(read_jsonl(path))
+    assert str(error.value) == f"{path}, line 3: {message}"
+    path = tmp_path / "rows.json"
+    path.write_text('[{"a": {"b": "\\n"}},\n {"a": {"b": 2}},\n' + line + "\n]")
+    with pytest.raises(FlextuneError) as error:
+        read_json(path)
+    assert str(error.value) == f"{path}, line 3: {message}"
+
+
+def test_the_line_is_that_of_the_second_key(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"inputs": {"model": 1}, "seed": 0})
+    path.write_text(path.read_text().replace('"seed": 0', '"inputs": 0'))
+    with pytest.raises(FlextuneError, match=r"run\.json, line 5: the key 'inputs' appears twice"):
+        read_json(path)
+
+
+def test_keys_of_different_objects_may_be_the_same(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    content = {"a": {"a": [{"a": 1}, {"a": 2}]}, "b": {"a": "a"}}
+    write_jsonl(path, [content, content])
+    assert list(read_jsonl(path)) == [content, content]
+
+
+def test_the_configuration_of_a_model_is_read_as_transformers_reads_it(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"time_step_limit": [0.0, Infinity], "hidden_size": 1, "hidden_size": 2}')
+    assert read_json(path, of_model=True) == {"time_step_limit": [0.0, math.inf], "hidden_size": 2}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_json_cannot_hold_is_not_written(tmp_path, value):
+    content = {"rows": [{"kl": 1.0}, {"kl": value}]}
+    path = tmp_path / "file.json"
+    for write in (write_json, write_numbers):
+        with pytest.raises(FlextuneError, match=rf"{path}: rows\[1\]\.kl = {value}: JSON has only finite numbers"):
+            write(path, content)
+    with pytest.raises(FlextuneError, match=rf"{path}: rows\[1\]\.kl = {value}"):
+        write_jsonl(path, [{"kl": 1.0}, content])
+    with pytest.raises(FlextuneError, match=rf"file\.partial\.json: rows\[1\]\.kl = {value}"):
+        Journal(path).append([{"kl": 1.0}, content])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\nb: {c: 1,\n c: 2}\n", "line 3: not valid YAML (the key 'c' appears twice)"),
+        ("a: 2020-13-45\n", "cannot be read (month must be in 1..12)"),
+        (f"a: {'[' * 5000}\n", "cannot be read (maximum recursion depth exceeded"),
+    ],
+)
+def test_yaml_that_cannot_be_read_is_named(tmp_path, content, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError) as error:
+        read_yaml(path)
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+def test_json_that_python_cannot_read_is_named(tmp_path):
+    path = tmp_path / "scores.json"
+    for content in ("[" * 200_000, "1" * 5000):
+        path.write_text(content)
+        with pytest.raises(FlextuneError, match=r"scores\.json: cannot be read"):
+            read_json(path)

@@ -1,13 +1,18 @@
 import importlib.util
+import json
+import shutil
 
 import huggingface_hub
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from flextune import hub
+from flextune.adapters import find_adapter, with_adapter
 from flextune.errors import FlextuneError
-from flextune.models import ModelSource, find_adapter, find_model, load_model, with_adapter
+from flextune.files import read_json
+from flextune.models import ModelSource, compute_dtype, context, find_model, load_model
 
 
 def test_four_bits_need_their_library(tiny_model, monkeypatch):
@@ -30,6 +35,184 @@ def test_four_bits_are_those_of_qlora(tiny_model, monkeypatch):
     config = asked["quantization_config"]
     assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
     assert config.bnb_4bit_compute_dtype == torch.float16
+
+
+def changed(tiny_model, folder, change, **config):
+    """A copy of the model with other weights under its configuration."""
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights = change(dict(weights)) or weights
+    save_file(
+        {name: weight.clone() for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    settings = {**read_json(folder / "config.json"), **config}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def renamed(before, after):
+    return lambda weights: {name.replace(before, after): weight for name, weight in weights.items()}
+
+
+INCOMPLETE = {
+    "another prefix": (
+        renamed("model.", "module.model."),
+        {},
+        r"20 missing, such as model.embed_tokens.weight; 20 unexp",
+    ),
+    "a layer is missing": (
+        lambda weights: {name: weight for name, weight in weights.items() if ".layers.1." not in name},
+        {},
+        r": 9 missing, such as model.layers.1.input_layernorm.weight$",
+    ),
+    "a layer too many": (lambda weights: None, {"num_hidden_layers": 1}, r": 9 unexpected, such as model.layers.1.inp"),
+    "no head": (
+        lambda weights: {name: weight for name, weight in weights.items() if name != "lm_head.weight"},
+        {"tie_word_embeddings": False},
+        r": 1 missing, such as lm_head.weight$",
+    ),
+    "an adapter was in it": (
+        renamed("q_proj.weight", "q_proj.base_layer.weight"),
+        {},
+        r"2 missing, .*; 2 unexpected, such as .*base_layer.weight; it was saved with an adapter in it: merge",
+    ),
+    "a bias that nothing reads": (
+        lambda weights: {**weights, "model.layers.0.self_attn.q_proj.bias": torch.zeros(32)},
+        {},
+        r": 1 unexpected, such as model.layers.0.self_attn.q_proj.bias$",
+    ),
+    "another shape": (
+        lambda weights: None,
+        {"intermediate_size": 40},
+        r"model.layers.0.mlp.down_proj.weight has the shape \(32, 48\), and config.json describes \(32, 40\)",
+    ),
+    "no number": (
+        lambda weights: {**weights, "model.norm.weight": weights["model.norm.weight"] * torch.nan},
+        {},
+        r"holds values that are no numbers, such as in model.norm.weight",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_weights_that_are_not_the_models_are_refused(tiny_model, tmp_path, case):
+    change, config, message = INCOMPLETE[case]
+    folder = changed(tiny_model, tmp_path / "model", change, **config)
+    with pytest.raises(FlextuneError, match=message):
+        load_model(find_model(str(folder)))
+
+
+def test_what_transformers_itself_leaves_out_is_no_reason(tiny_model, tmp_path):
+    """Tied weights are stored once; old checkpoints hold rotary frequencies; some lack the prefix `model.`."""
+    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
+    folder = changed(tiny_model, tmp_path / "old", lambda weights: {**weights, **old})
+    assert load_model(find_model(str(folder)))
+    tied = {"tie_word_embeddings": True}
+    folder = changed(
+        tiny_model, tmp_path / "tied", lambda w: {n: t for n, t in w.items() if "lm_head" not in n}, **tied
+    )
+    model, _ = load_model(find_model(str(folder)))
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+QUANTIZED = {
+    "gptq": {"quant_method": "gptq", "bits": 4},
+    "awq": {"quant_method": "awq", "bits": 4},
+    "bitsandbytes": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+}
+
+
+@pytest.mark.parametrize("method", QUANTIZED)
+def test_quantized_weights_without_their_library(tiny_model, tmp_path, method):
+    if importlib.util.find_spec({"gptq": "optimum", "awq": "gptqmodel"}.get(method, method)):
+        pytest.skip("the library is installed")
+    folder = changed(tiny_model, tmp_path / "model", lambda weights: None, quantization_config=QUANTIZED[method])
+    with pytest.raises(FlextuneError, match=r"model in .* cannot be loaded: .* requires .*pip install"):
+        load_model(find_model(str(folder)))
+
+
+def test_one_sentence_for_a_broken_folder(tiny_model, tmp_path):
+    def broken(name, content):
+        folder = shutil.copytree(tiny_model, tmp_path / str(len(list(tmp_path.iterdir()))))
+        if content is None:
+            (folder / name).unlink()
+        else:
+            (folder / name).write_text(content)
+        return ModelSource(folder, {})
+
+    cases = [
+        ("config.json", "{", "config.json, line 1: not valid JSON"),
+        ("config.json", json.dumps({"model_type": "nosuch"}), "the configuration of the model .* cannot be read: "),
+        ("tokenizer.json", "{", "has no tokenizer that can be loaded"),
+        ("tokenizer.json", None, "has no tokenizer that can be loaded|knows no word of a program"),
+        ("model.safetensors", "x" * 64, "the model in .* cannot be loaded: "),
+    ]
+    for name, content, message in cases:
+        with pytest.raises(FlextuneError, match=message) as error:
+            load_model(broken(name, content))
+        assert "\n" not in str(error.value)
+
+
+def test_code_of_a_models_own_is_never_run(tiny_model, tmp_path, monkeypatch):
+    """transformers would ask on the terminal, and wait."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it asks"))
+    own = {"auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}, "model_type": "own"}
+    folder = changed(tiny_model, tmp_path / "model", lambda weights: None, **own)
+    (folder / "own.py").write_text("raise SystemExit('it runs')")
+    with pytest.raises(
+        FlextuneError, match=r"needs code of its own \(auto_map .*\), which flextune does not run; use a"
+    ):
+        load_model(find_model(str(folder)))
+
+
+def test_a_folder_is_a_model_or_an_adapter(tiny_model, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    folder = shutil.copytree(tiny_model, tmp_path / "both")
+    base, _ = load_model(ModelSource(tiny_model, {}))
+    get_peft_model(base, LoraConfig(r=2, target_modules=["up_proj"])).save_pretrained(folder)
+    assert find_adapter(folder) == folder
+    with pytest.raises(
+        FlextuneError, match=r"both is both a model \(config.json\) and an adapter .*; move the adapter's"
+    ):
+        find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("own", "instructions", "dtype"),
+    [
+        ("bfloat16", {"avx512_bf16": True}, "bfloat16"),
+        ("bfloat16", {"avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ("bfloat16", {"bf16": True}, "bfloat16"),  # ARM
+        ("float16", {"avx512_bf16": True}, "float32"),
+        ("float32", {}, "float32"),
+    ],
+)
+def test_auto_is_what_the_processor_has_instructions_for(tiny_model, tmp_path, monkeypatch, own, instructions, dtype):
+    if torch.cuda.is_available():
+        pytest.skip("about processors")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    source = find_model(str(changed(tiny_model, tmp_path / "model", lambda weights: None, dtype=own)))
+    assert compute_dtype(source, "auto") == dtype
+    assert compute_dtype(source, "bfloat16") == "bfloat16"  # who asks for it gets it
+
+
+def test_a_type_that_config_does_not_name_is_that_of_the_weights(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    half = changed(tiny_model, tmp_path / "model", lambda w: {n: t.bfloat16() for n, t in w.items()}, dtype=None)
+    assert compute_dtype(find_model(str(half)), "auto") == "bfloat16"
+
+
+def test_the_context_of_long_rope_ends_where_positions_turn_otherwise():
+    plain = transformers.Phi3Config(max_position_embeddings=4096, pad_token_id=0)
+    factors = [1.0] * (plain.hidden_size // plain.num_attention_heads // 2)
+    rope = {"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "rope_theta": 1e4}
+    long = transformers.Phi3Config(
+        max_position_embeddings=131072, original_max_position_embeddings=4096, rope_parameters=rope, pad_token_id=0
+    )
+    assert (context(plain), context(long)) == (4096, 4096)
+    assert context(transformers.GPT2Config(n_positions=77)) == 77
+    assert context(transformers.BloomConfig()) is None
 
 
 def test_several_adapters_are_added_one_after_the_other(tiny_model, tmp_path):

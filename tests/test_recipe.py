@@ -71,7 +71,7 @@ def test_a_missing_key_a_missing_file_and_broken_yaml(tmp_path):
         load_recipe("recipes/papers/round-5.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("model: m\npenalty: {strength: 0}\npenalty: {threshold: 0.4}\n")
-    with pytest.raises(UsageError, match=r"broken\.yaml, line 3: not valid YAML \(the key 'penalty' twice\)"):
+    with pytest.raises(UsageError, match=r"broken\.yaml, line 3: not valid YAML \(the key 'penalty' appears twice\)"):
         load_recipe(broken)
     broken.write_text("model: m\n  training: [\n")
     with pytest.raises(UsageError, match=r"broken\.yaml, line 2: not valid YAML"):

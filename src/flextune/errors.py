@@ -43,3 +43,20 @@ def cause(error: Exception) -> str:
     ('the loss is nan at step 3', "KeyError: 'x'")
     """
     return str(error) if isinstance(error, FlextuneError) else f"{type(error).__name__}: {error}"
+
+
+def reason(error: BaseException) -> str:
+    r"""What a library's error says, in one line: up to the first sentence that is no mere announcement.
+
+    >>> reason(RuntimeError("Error(s) in loading state_dict for X:\n\tsize mismatch for a.weight: 3 is not 4."))
+    'Error(s) in loading state_dict for X: size mismatch for a.weight: 3 is not 4'
+    >>> reason(KeyError("a.weight")), reason(ValueError())
+    ("'a.weight' is missing", 'ValueError')
+    """
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    kept = next((number for number, line in enumerate(lines, start=1) if not line.endswith(":")), len(lines))
+    return " ".join(lines[:kept]).rstrip(".:")

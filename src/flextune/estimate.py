@@ -14,9 +14,9 @@ import torch
 from flextune import hub
 from flextune.errors import FlextuneError
 from flextune.inputs import load_data
-from flextune.models import EMBEDDED, find_model
+from flextune.models import EMBEDDED, find_model, shapes
 from flextune.recipe import Recipe
-from flextune.tuning.adapters import add_shapes, shapes
+from flextune.tuning.adapters import add_shapes
 
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -100,7 +100,7 @@ def _configuration(recipe: Recipe) -> Any:
     name: str | Path = find_model(EMBEDDED).path if recipe.model == EMBEDDED else recipe.model
     reachable = Path(name).is_dir() or hub.online()
     try:
-        return AutoConfig.from_pretrained(name, revision=recipe.revision)
+        return AutoConfig.from_pretrained(name, revision=recipe.revision, trust_remote_code=False)
     except Exception as error:  # huggingface_hub, httpx, OSErrors and ValueErrors alike mean "not to be had"
         why = str(error).strip().splitlines()[0] if reachable else "the Hub cannot be reached and nothing is cached"
         raise FlextuneError(

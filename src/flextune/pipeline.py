@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flextune import processes
+from flextune.adapters import find_adapter, merged_below
 from flextune.errors import UsageError
 from flextune.execution.engine import prepare
 from flextune.execution.languages import LANGUAGES
@@ -24,8 +25,8 @@ from flextune.generation.engine import Engine
 from flextune.generation.generate import generate
 from flextune.generation.prompts import Question
 from flextune.generation.settings import Decoding, Generation
-from flextune.inputs import Inputs, find_inputs, model_source
-from flextune.models import find_adapter, merged_below
+from flextune.inputs import Inputs, check_adapters, find_inputs, model_source
+from flextune.models import compute_dtype
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
 from flextune.report.card import write_card
@@ -170,13 +171,14 @@ def generate_only(
     source = model_source(model, settings)
     tuned = find_adapter(adapter) if adapter else None
     source = replace(source, adapters=merged_below(tuned)) if tuned else source
+    check_adapters(source, [*source.adapters, *([tuned] if tuned else [])], merged)
     measurement = Measurement(Path(output))
     about = {
         "model": source.provenance,
         "adapters below": [sha256(folder) for folder in source.adapters],
         "adapter": sha256(tuned) if tuned else None,
         "merged": merged,
-        "dtype": dtype,
+        "dtype": dtype if settings.backend == "openai" else compute_dtype(source, dtype),
         "benchmark": {"name": benchmark, **asked.provenance},
         "decoding": asdict(chosen),
         "generation": {key: value for key, value in asdict(settings).items() if key != "workers"},
@@ -217,8 +219,11 @@ def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> Inp
     if recipe.training and not directory.adapter.exists():
         from flextune.tuning.train import check_training
 
-        check_training(plan.source, recipe.training, recipe.adapter)
+        check_training(plan.source, recipe.training, recipe.adapter, merged="merged" in recipe.variants)
     inputs: dict[str, Any] = {"model": plan.source.provenance}
+    if recipe.generation.backend != "openai":
+        inputs["model files"] = plan.source.settings()
+        inputs["dtype"] = {"computed in": compute_dtype(plan.source, recipe.dtype)}
     inputs |= {f"benchmark {benchmark.name}": benchmark.provenance for benchmark in plan.benchmarks}
     if plan.training_set:
         inputs[f"training set {plan.training_set.name}"] = plan.training_set.provenance
@@ -273,6 +278,8 @@ def _train(recipe: Recipe, directory: RunDirectory, plan: Inputs) -> None:
         dtype=recipe.dtype,
         seed=recipe.seed,
     )
+    if processes.leads():
+        directory.record("adapter", {"sha256": sha256(directory.adapter)})
     clear_device_cache(garbage_collection=True)  # the trainer refers to itself: its model stays until somebody looks
 
 

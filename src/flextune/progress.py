@@ -7,14 +7,15 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from flextune import processes
 
-console = Console(stderr=True, highlight=False)
-"""Where progress and messages go: standard error."""
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Where progress and messages go: standard error. Text is shown as it is, since a path may contain `[lora]`."""
 
-out = Console(highlight=False)
-"""Where results go: standard output."""
+out = Console(highlight=False, markup=False, emoji=False)
+"""Where results go: standard output, without markup too: for bold text print a `rich.text.Text`, or set `style`."""
 if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 120  # a file or a pipe has no width of its own, and tables need more than 80
 
@@ -30,7 +31,7 @@ class Step(Protocol):
 def progress(what: str, total: int, done: int = 0) -> Iterator[Step]:
     """Show a bar over a piece of work of `total` steps, of which `done` were finished earlier."""
     columns = (
-        TextColumn("{task.description:<44}"),
+        TextColumn("{task.description:<44}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -51,11 +52,11 @@ def waiting(what: str) -> Iterator[None]:
     if not console.is_terminal:
         yield
         return
-    with console.status(what):
+    with console.status(Text(what)):  # a string would be read as markup, whatever the console says
         yield
 
 
 def say(message: str) -> None:
     """Print one line of information on standard error; of several processes only the first speaks."""
     if processes.leads():
-        console.print(message, markup=False, soft_wrap=True)
+        console.print(message, soft_wrap=True)

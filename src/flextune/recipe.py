@@ -21,7 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from flextune.errors import UsageError
 from flextune.execution.settings import Execution
-from flextune.files import read_yaml
+from flextune.files import parse_yaml, read_yaml
 from flextune.generation.settings import BEAMS, Decoding, Generation
 from flextune.rundir import folder_name
 from flextune.section import SECTION, parse
@@ -372,8 +372,8 @@ def _apply(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise UsageError(f"{override!r}: an override is written section.key=value")
-    with suppress(yaml.YAMLError):
-        value = yaml.safe_load(value)
+    with suppress(yaml.YAMLError, ValueError, RecursionError):
+        value = parse_yaml(value)
     _put(content, key, value, repr(override))
 
 

@@ -19,15 +19,18 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
+from flextune import processes
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import (
     Row,
@@ -232,10 +235,16 @@ class RunDirectory:
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "machine": machine(),
                 "versions": versions,
+                "commit": commit(),
+                "environment": processes.environment(),
             }
         )
         write_atomic(self.recipe, recipe)
         write_json(self.provenance, record)
+
+    def record(self, name: str, found: dict[str, Any]) -> None:
+        """Add to the provenance what this run itself has made, such as its adapter's checksum."""
+        write_json(self.provenance, read_json(self.provenance) | {name: found})
 
     def keep(self, folder: Path) -> None:
         """Copy what is small into another folder: no weights, no report, and no texts of problems.
@@ -312,6 +321,27 @@ def folder_name(benchmark: str) -> str:
 def version() -> str:
     """The version of flextune."""
     return importlib.metadata.version("flextune")
+
+
+@cache
+def commit() -> str | None:
+    """The commit of flextune that runs, as far as it is known; `+` where its files were changed since.
+
+    Of an installed package it is what pip has recorded, of a checkout what git says.
+    """
+    recorded = importlib.metadata.distribution("flextune").read_text("direct_url.json")
+    found = json.loads(recorded).get("vcs_info", {}).get("commit_id") if recorded else None
+    if found:
+        return str(found)
+    source = Path(__file__).parent
+    git = ["git", "-C", str(source)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True, check=True)
+        tracked = subprocess.run([*git, "ls-files", "rundir.py"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{head}{'+' if changed.stdout.strip() else ''}" if tracked.stdout.strip() else None
 
 
 def versions() -> dict[str, str]:

@@ -4,6 +4,8 @@ import shutil
 
 import pytest
 
+HUNG = 120_000
+"""Milliseconds after which a step that has not happened is taken for one that never will."""
 FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--no-first-run", "--disable-background-networking"]
 
 
@@ -15,7 +17,7 @@ def browser():
     if path is None:
         pytest.skip("Chromium is not installed: make browser")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS, timeout=HUNG)
         yield browser
         browser.close()
 
@@ -27,6 +29,7 @@ def open_page(browser):
 
     def open_(path, width=1200, **options):
         page = browser.new_page(viewport={"width": width, "height": 800}, **options)
+        page.set_default_timeout(HUNG)
         page.problems, page.requests = [], []
         page.on("console", lambda message: message.type == "error" and page.problems.append(message.text))
         page.on("pageerror", lambda error: page.problems.append(str(error)))

@@ -102,6 +102,70 @@ def test_seeds_are_joined_by_commas(call, tmp_path):
     assert "over seeds" in out
 
 
+def made(path, recipe, **solved):
+    """A run of the benchmark x, with the number of problems that each variant solves."""
+    for variant, number in solved.items():
+        measured(path / "evaluation/x" / variant / "greedy", number)
+    (path / "recipe.yaml").write_text(recipe)
+    return path
+
+
+def test_the_variant_of_each_run_is_printed_and_written(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made(tmp_path / "plain", "evaluation: {benchmarks: [x]}", base=10)
+    made(tmp_path / "tuned", "training: {}\nevaluation: {benchmarks: [x], variants: [unmerged]}", unmerged=20)
+    measured(tmp_path / "tuned/evaluation/y/unmerged/greedy", 20)
+    code, out, _ = call("compare", "plain", "tuned", "--output", "out")
+    assert code == 0
+    assert "tuned (unmerged) against plain (base): x, greedy" in out
+    assert "base 33.3 % → unmerged 66.7 %; Newcombe" in out
+    assert "Not compared: tuned has unmerged on y, which has no counterpart in plain" in out
+    (row,) = read_json(tmp_path / "out/comparison.json")
+    assert (row["first_variant"], row["second_variant"], row["variant"]) == ("base", "unmerged", "unmerged")
+    assert row["not_compared"] == ["tuned has unmerged on y, which has no counterpart in plain"]
+    code, out, _ = call("compare", "tuned", "plain")
+    assert (code, "plain (base) against tuned (unmerged): x, greedy" in out) == (0, True)
+
+
+@pytest.mark.parametrize("more", [[], ["--anyway"]])
+def test_a_run_whose_tuned_model_is_not_judged_yet_is_refused(call, tmp_path, monkeypatch, more):
+    monkeypatch.chdir(tmp_path)
+    recipe = "training: {}\nevaluation: {benchmarks: [x], variants: null}"
+    made(tmp_path / "whole", recipe, base=0, unmerged=30)
+    made(tmp_path / "under way", recipe, base=0)
+    code, out, err = call("compare", "under way", "whole", *more)
+    assert (code, "points" in out) == (2, False)
+    assert (
+        "under way has no verdicts yet for unmerged on x, which its recipe.yaml asks for: finish it with "
+        "`flextune run 'under way/recipe.yaml' --output 'under way'`"
+    ) in " ".join(err.split())
+
+
+def test_the_variant_of_a_folder_in_a_run_is_printed(call, tmp_path, monkeypatch):
+    run = made(tmp_path / "run", "evaluation: {benchmarks: [x]}", base=10, unmerged=20)
+    monkeypatch.chdir(run / "evaluation/x")
+    code, out, _ = call("compare", "base/greedy", "unmerged/greedy", "--output", tmp_path / "out")
+    assert code == 0
+    assert "unmerged/greedy (unmerged) against base/greedy (base)\n" in out
+    (row,) = read_json(tmp_path / "out/comparison.json")
+    assert (row["first_variant"], row["second_variant"]) == ("base", "unmerged")
+    bare = measured(tmp_path / "bare", 12)
+    code, out, _ = call("compare", "base/greedy", bare, "--output", tmp_path / "out")
+    assert (code, f"{bare} against base/greedy (base)\n" in out, "base 33.3 % → 40.0 %" in out) == (0, True, True)
+    assert read_json(tmp_path / "out/comparison.json")[0]["second_variant"] is None
+
+
+def test_seeds_of_two_variants_are_no_side(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        made(tmp_path / name, "evaluation: {benchmarks: [x]}", base=10, unmerged=20)
+    mixed = "a/evaluation/x/unmerged/greedy", "b/evaluation/x/base/greedy"
+    for arguments in (("compare", "a/evaluation/x/base/greedy", ",".join(mixed), "--anyway"), ("score", *mixed)):
+        code, _, err = call(*arguments)
+        assert code == 2
+        assert f"{mixed[0]} measures unmerged, but {mixed[1]} measures base" in " ".join(err.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -5,8 +5,10 @@ One prompt at a time, written to the limit and then cut before the earliest stop
 
 import json
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+HUNG = 120
+"""Seconds after which a wait ends that would otherwise hang a test."""
 
 
 class Served:
@@ -16,20 +18,21 @@ class Served:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.asked = []
         """The requests so far."""
+        self.answered = 0
+        """How many texts it has written."""
         self.dies_after = None
         """The number of texts after which it breaks off and answers no more."""
-        self.sleeps = {}
-        """Seconds to wait before the text after a prompt."""
+        self.holds = None
+        """An event that the server waits for before it writes any text."""
         self.silent_usage = False
         self.card = {"owned_by": "tests"}
         """What it says about the model."""
         self._one_at_a_time = threading.Lock()
-        self._answered = 0
         served = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            timeout = 5
+            timeout = 60
 
             def log_message(self, *_):
                 pass
@@ -72,7 +75,7 @@ class Served:
         self._server.server_close()
 
     def died(self):
-        return self.dies_after is not None and self._answered >= self.dies_after
+        return self.dies_after is not None and self.answered >= self.dies_after
 
     def answer(self, path, asked):
         """The status and the body of the reply."""
@@ -90,10 +93,11 @@ class Served:
         window = self.model.config.max_position_embeddings
         if ids.shape[1] + asked["max_tokens"] > window:
             return refusal(400, f"This model's maximum context length is {window} tokens.\nYou asked for more.")
-        time.sleep(self.sleeps.get(prompt, 0))
+        if self.holds is not None:
+            self.holds.wait(HUNG)
         with self._one_at_a_time:
             text, reason, tokens = self.written(ids, asked)
-            self._answered += 1
+            self.answered += 1
         choice = {"index": 0, "finish_reason": reason, "logprobs": None}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         body = {"id": "x", "object": "text_completion", "created": 0, "model": self.name, "choices": [choice]}

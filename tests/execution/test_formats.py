@@ -1,5 +1,6 @@
 import gzip
 import json
+import sys
 import time
 from dataclasses import replace
 from typing import get_args
@@ -290,13 +291,52 @@ def test_wrong_generations_are_named(tmp_path, problems, rows, message):
         read_programs(generations(tmp_path / "g.json", rows), problems)
 
 
-def test_many_rows_take_seconds(tmp_path):
-    problems = [Problem(f"T/{n}", "python", PROMPT.format(n=n), "") for n in range(500)]
-    by_row = lines(tmp_path / "c.jsonl", [{"task_id": f"T/{n % 500}", "completion": "x"} for n in range(100_000)])
-    by_place = generations(tmp_path / "g.json", [[problem.prompt] * 200 for problem in problems])
-    started = time.monotonic()
-    assert len(read_programs(by_row, problems)) == len(read_programs(by_place, problems)) == 100_000
-    assert time.monotonic() - started < 20
+class CountedId(str):
+    """A task_id that counts how often such ids are compared."""
+
+    comparisons = 0
+
+    def __eq__(self, other):
+        CountedId.comparisons += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def work_of_reading(path, problems, programs):
+    """How many calls, and how many comparisons of ids, it takes to read so many programs."""
+    calls, CountedId.comparisons = 0, 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        programs_read = read_programs(path, problems)
+    finally:
+        sys.setprofile(before)
+    assert len(programs_read) == programs
+    return calls, CountedId.comparisons
+
+
+@pytest.mark.parametrize("form", ["rows", "generations", "multipl-e"])
+def test_twice_the_rows_take_about_twice_the_work(tmp_path, form):
+    """Work that grows with the square of the rows would be four times as much."""
+    work = {}
+    for count in (300, 600):
+        problems = [Problem(CountedId(f"T/{n}"), "python", PROMPT.format(n=n), "") for n in range(count)]
+        if form == "rows":
+            path = lines(tmp_path / f"{count}.jsonl", [{"task_id": p.task_id, "completion": "x"} for p in 4 * problems])
+        elif form == "generations":
+            path = generations(tmp_path / f"{count}.json", [[problem.prompt] * 4 for problem in problems])
+        else:
+            path = tmp_path / str(count)
+            for n, problem in enumerate(problems):
+                packed(path / f"{n}.json.gz", multipl_e(problem, ["x"] * 4))
+        work[count] = work_of_reading(path, problems, 4 * count)
+    assert all(twice <= 3 * once for once, twice in zip(work[300], work[600], strict=True)), work
 
 
 PROGRAMS = [Program(f"J_{n}", s, "java", JAVA[n].prompt, f"x{n}{s}", JAVA[n].tests) for n in (0, 1) for s in (1, 0)]

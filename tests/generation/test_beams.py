@@ -38,7 +38,7 @@ def test_without_stop_strings_it_is_that_of_transformers(backend, reference, pro
     # an end of text that beams run into now and then, unlike the tokenizer's own
     text = searched(backend, prompts, beams=beams)[0].text
     end = backend.tokenizer(text, add_special_tokens=False)["input_ids"][5]
-    monkeypatch.setattr(backend, "_ends", {end})
+    monkeypatch.setattr(backend.tokens, "ends", {end})
     found = searched(backend, prompts, beams=beams, length_penalty=penalty)
     for prompt, text in zip(prompts, found, strict=True):
         ids = backend.tokenizer(prompt, return_tensors="pt")

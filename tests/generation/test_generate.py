@@ -145,11 +145,11 @@ def test_an_interrupted_stage_repeats_no_batch_and_ends_the_same(written, tmp_pa
 def test_a_batch_that_was_torn_is_asked_whole(written, tmp_path, monkeypatch):
     whole = written("whole.jsonl", decoding=SAMPLING)
     with pytest.raises(KilledError):
-        written("parts.jsonl", FakeBackend(dies_at=2), decoding=SAMPLING, dtype="float32")
+        written("parts.jsonl", FakeBackend(dies_at=2), decoding=SAMPLING, dtype="bfloat16")
     journal = tmp_path / "parts.partial.jsonl"
     journal.write_bytes(journal.read_bytes()[:-20])  # seven rows and a part of one
     monkeypatch.setenv("FLEXTUNE_CACHE", str(tmp_path / "other"))
-    assert written("parts.jsonl", decoding=SAMPLING, dtype="float32").batches == whole.batches[1:]
+    assert written("parts.jsonl", decoding=SAMPLING, dtype="bfloat16").batches == whole.batches[1:]
     assert (tmp_path / "parts.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -212,7 +212,7 @@ OTHERWISE = {
     "length": {"generation": {"max_new_tokens": 7}},
     "batches": {"generation": {"batch_size": 2}},
     "chat": {"generation": {"chat": True}},
-    "dtype": {"dtype": "float32"},
+    "dtype": {"dtype": "bfloat16"},
     "temperature": {"decoding": replace(SAMPLING, temperature=0.7)},
     "top_p": {"decoding": replace(SAMPLING, top_p=0.7)},
     "top_k": {"decoding": replace(SAMPLING, top_k=7)},

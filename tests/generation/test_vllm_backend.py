@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 from conformance.generation import SAMPLING, make_model
 
+from flextune.adapters import with_adapter
 from flextune.errors import FlextuneError, UsageError
 from flextune.generation.backend import Request
 from flextune.generation.settings import Decoding
 from flextune.generation.vllm_backend import VLLMBackend
-from flextune.models import find_model, load_model, with_adapter
+from flextune.models import find_model, load_model
 from flextune.tasks import load_benchmark
 
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
@@ -73,9 +75,12 @@ def by_generate(source, adapter=None):
     if adapter is not None:
         model = with_adapter(model, adapter)
     texts = []
+    ends = [model.generation_config.eos_token_id, tokenizer.eos_token_id]
     for request in REQUESTS:
         ids = tokenizer(request.prompt, return_tensors="pt")
-        out = model.generate(**ids, max_new_tokens=LIMIT, do_sample=False)[0, ids["input_ids"].shape[1] :]
+        out = model.generate(**ids, max_new_tokens=LIMIT, do_sample=False, eos_token_id=ends)[
+            0, ids["input_ids"].shape[1] :
+        ]
         texts.append(tokenizer.decode(out, skip_special_tokens=True))
     return texts
 
@@ -121,9 +126,10 @@ def test_what_vllm_cannot_do_beside_the_weights(backend, adapters, tmp_path):
     backend.use(adapters["dora"])
     with pytest.raises(FlextuneError, match=r"\(vLLM does not yet support DoRA\): add it into them \(merged\), or use"):
         written(backend)
-    with pytest.raises(FlextuneError, match=r"\(IA3 is not LoRA\): add it into them \(merged\), or use backend = 'tr"):
+    with pytest.raises(FlextuneError, match=r"peft_type is IA3, and flextune reads LoRA adapters only"):
         backend.use(adapters["ia3"])
     config = json.loads((adapters["up"] / "adapter_config.json").read_text())
+    shutil.copytree(adapters["up"], tmp_path, dirs_exist_ok=True)
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "rank_pattern": {"up_proj": 513}}))
     with pytest.raises(FlextuneError, match=r"\(rank 513, 512 at most\)"):
         backend.use(tmp_path)

@@ -1,7 +1,5 @@
 """A toy whose best answer is known: it is found within the budget, without loss anywhere, and explained."""
 
-import time
-
 import pytest
 from made_rows import solve
 from rich.console import Console
@@ -21,15 +19,28 @@ from flextune.studies.space import own_values
 PROBLEMS = 40
 
 
+class Clock:
+    """A clock that only the toy's trials move."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
 @pytest.fixture
 def toy(monkeypatch):
-    """Trials without a model: how many problems of each language are solved follows from the settings alone."""
+    """Trials without a model: how many problems of each language are solved follows from the settings alone.
+
+    Each trial takes so many seconds of a clock of its own.
+    """
 
     def use(solved, seconds=0.0):
-        done = []
+        done, clock = [], Clock()
 
         def run(made, folder):
-            time.sleep(seconds)
+            clock.now += seconds
             done.append(made)
             for benchmark, numbers in solved(made).items():
                 solve(folder, made, benchmark, numbers, PROBLEMS)
@@ -39,6 +50,7 @@ def toy(monkeypatch):
 
         for place in (module, sweep):
             monkeypatch.setattr(place, "alone", alone)
+            monkeypatch.setattr(place, "time", clock)
         monkeypatch.setattr(pipeline, "check", lambda recipe: None)
         monkeypatch.setattr(pipeline, "run", run)
         return done
@@ -105,13 +117,14 @@ def test_of_as_many_problems_the_first_trial_is_chosen(tmp_path, toy):
 
 
 def test_the_budget_holds_and_what_was_done_counts(tmp_path, toy):
-    done = toy(peaked, seconds=0.2)
-    autotune(made(), tmp_path, minutes=2 / 60)
-    first = len(done)
-    assert 2 <= first <= 1 + 10  # the model as it came, then trials of at least a fifth of a second
-    assert sum(trial["seconds"] for trial in read_sweep(tmp_path)["trials"][:-1]) < 2
-    autotune(made(), tmp_path, minutes=2 / 60)
-    assert len(done) <= first + 2  # the model as it came again, which the pipeline would skip
+    done = toy(peaked, seconds=9)
+    autotune(made(), tmp_path, minutes=1)
+    assert len(done) == 1 + 5  # the base model, then the trials that end before the minute does
+    assert [trial["seconds"] for trial in read_sweep(tmp_path)["trials"]] == [9] * 5
+    autotune(made(), tmp_path, minutes=1)
+    assert len(done) == 1 + 5 + 1  # the base model again, which the pipeline would skip
+    autotune(made(), tmp_path, minutes=1.6)
+    assert len(done) == 1 + 5 + 1 + 1 + 4  # what the trials took before counts; the base model takes its part again
 
 
 def test_where_everything_loses_nothing_is_chosen(tmp_path, toy):

@@ -13,6 +13,16 @@ from flextune.errors import FlextuneError
 from flextune.studies import process
 from flextune.studies.process import StoppedError, alone
 
+LONG = 120
+"""Seconds that no test waits for where the code is right."""
+
+
+def wait_until(condition):
+    """Return when the condition holds, or after a time in which it holds where the code is right."""
+    deadline = time.monotonic() + LONG
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
 
 def test_a_trial_has_a_process_of_its_own():
     assert alone(os.getpid) != os.getpid()
@@ -22,40 +32,46 @@ def test_a_trial_has_a_process_of_its_own():
         alone(os._exit, 9)
 
 
-def test_a_trial_can_be_stopped():
+def work_for_long(finished):
+    time.sleep(LONG)
+    Path(finished).touch()
+
+
+def test_a_trial_can_be_stopped(tmp_path):
+    finished = tmp_path / "finished"
     looks = iter([False, True])
-    started = time.monotonic()
     with pytest.raises(StoppedError):
-        alone(time.sleep, 60, stop=lambda: next(looks))
-    assert time.monotonic() - started < 30
+        alone(work_for_long, str(finished), stop=lambda: next(looks))
+    assert not finished.exists()
     assert alone(os.path.join, "a", "b", stop=lambda: False) == "a/b"
 
 
 def work_in_a_folder(told):
     with tempfile.TemporaryDirectory(dir=Path(told).parent) as folder:
         Path(told).write_text(folder)
-        time.sleep(60)
+        time.sleep(LONG)
 
 
-def test_a_trial_that_is_ended_tidies_up(tmp_path):
+def test_a_trial_that_is_ended_tidies_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "GRACE", LONG)
     told = tmp_path / "folder"
     with pytest.raises(StoppedError):
         alone(work_in_a_folder, str(told), stop=told.exists)
     assert list(tmp_path.iterdir()) == [told]
 
 
-def deaf():
+def ignore_the_request_to_end(told, finished):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    time.sleep(60)
+    Path(told).touch()
+    work_for_long(finished)
 
 
-def test_a_trial_that_does_not_end_is_killed(monkeypatch):
+def test_a_trial_that_does_not_end_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "GRACE", 0.5)
-    looks = iter([False, False, False, True])  # by the last one it is deaf
-    started = time.monotonic()
+    told, finished = tmp_path / "told", tmp_path / "finished"
     with pytest.raises(StoppedError):
-        alone(deaf, stop=lambda: next(looks))
-    assert time.monotonic() - started < 30
+        alone(ignore_the_request_to_end, str(told), str(finished), stop=told.exists)
+    assert not finished.exists()
 
 
 def test_an_error_says_where_it_happened():
@@ -86,19 +102,16 @@ from pathlib import Path
 from flextune.studies.process import alone
 def trial():
     Path({str(told)!r}).write_text(str(os.getpid()))
-    time.sleep(60)
+    time.sleep({10 * LONG})
 if __name__ == "__main__":
     alone(trial)
 """
     script = tmp_path / "script.py"
     script.write_text(code)
     study = subprocess.Popen([sys.executable, script])
-    deadline = time.monotonic() + 20
-    while not (told.exists() and told.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: told.exists() and told.read_text())
     trial = int(told.read_text())
     study.send_signal(signal.SIGKILL)
     study.wait()
-    while alive(trial) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until(lambda: not alive(trial))
     assert not alive(trial)

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+from alive import alive
 from made_rows import solve
 from made_search import SWEEP, recipe, settings, start
 from rich.console import Console
 
 from flextune import pipeline
 from flextune.errors import DivergedError, FlextuneError, NoRoomError, UsageError
+from flextune.execution.sandbox.launcher import descendants
 from flextune.files import read_json, write_jsonl
 from flextune.recipe import change, parse_recipe
 from flextune.report.find import is_under_way
@@ -510,22 +512,27 @@ def test_decodings_that_go_with_some_values_only():
 
 @pytest.mark.slow
 def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(tiny_model, tmp_path):
-    made, output = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4]}}), tmp_path / "sweep"
+    # so many steps that this process sees a trial learn, however busy the machine is
+    training = {"dataset": "basics", "limit": 12, "validation": 4, "epochs": 30, "checkpoint_steps": 1}
+    made = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4]}}, training=training)
+    output = tmp_path / "sweep"
     process = start(tmp_path, made, output, 2)
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:  # until one trial is recorded and another is learning
+    deadline = time.monotonic() + 600
+    while process.poll() is None and time.monotonic() < deadline:  # until one is recorded and another is learning
         record = read_json(output / "sweep.json")["trials"] if (output / "sweep.json").exists() else []
         whole = [output / trial["run"] for trial in record if trial["state"] == "complete"]
         if whole and any(output.glob("trials/0*/checkpoints/*")):
             break
-        time.sleep(0.05)
+        time.sleep(0.01)
+    started = descendants(process.pid)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    time.sleep(1)
+    while any(map(alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.01)
     before = {path: read_json(RunDirectory(path).provenance)["starts"] for path in whole}
     assert before
     code = start(tmp_path, made, output, 2)
-    _, err = code.communicate(timeout=300)
+    _, err = code.communicate(timeout=600)
     assert code.returncode == 0, err
     trials = read_sweep(output)["trials"]
     assert settings(trials) == settings([{"settings": chosen} for chosen in made.sweep.grid()])

@@ -9,7 +9,7 @@ import pytest
 
 from flextune.execution import Program, execute
 from flextune.tasks import Problem, StandardInput, load_benchmark
-from flextune.tasks.reply import completion_of, message
+from flextune.tasks.reply import THOUGHTS, completion_of, message
 
 PYTHON = Problem(
     "twice",
@@ -75,6 +75,39 @@ def test_what_is_no_code_does_not_pass(reply):
     program = PYTHON.prompt + completion_of(reply, PYTHON) + "\n" + PYTHON.tests
     with pytest.raises((SyntaxError, AssertionError)):
         exec(program, {})
+
+
+DRAFT = f"I try\n{fenced(FIRST)}\nand `</think>` ends it. Wait.\n"
+TAGGED = "    # </think> [/THINK] assistantfinal\n    x += len('</think>') - 8\n    return x + x"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [*THOUGHTS.items(), ("analysisThe user asks", "assistantfinal"), ("", "</think>"), ("", "[/THINK]")],
+)
+@pytest.mark.parametrize(
+    "answer", [fenced(BODY), f"\n\n{fenced(TAGGED)}\nNo `</think>` here.", WHOLE, fenced(TAGGED)[:-4]]
+)
+def test_what_a_model_thinks_is_no_answer(begin, end, answer):
+    for draft in (DRAFT, f"{DRAFT}```python\n{FIRST}\n", f"{DRAFT}```\n{FIRST}\n", f"{DRAFT}{end}\nNo:\n{DRAFT}"):
+        program = PYTHON.prompt + completion_of(f"{begin}\n{draft}{end}\n{answer}", PYTHON) + "\n" + PYTHON.tests
+        exec(program, {})
+
+
+@pytest.mark.parametrize("begin", [*THOUGHTS, "\n <think>", "analysisThe user asks", "<think>One.</think>\n<think>"])
+@pytest.mark.parametrize("problem", [PYTHON, Problem("twice", "javascript", "function twice(x){\n", "")])
+def test_a_thought_that_the_limit_cut_holds_no_answer(begin, problem):
+    for draft in (DRAFT, DRAFT + "```python\n" + WHOLE, WHOLE, fenced(TAGGED)):
+        assert completion_of(f"{begin}\n{draft}", problem) == ""
+
+
+def test_an_answer_before_a_second_thought_counts():
+    reply = f"<think>Easy.</think>\n{fenced(BODY)}\n<think>\nIs it?\n{fenced(FIRST)}"
+    assert completion_of(reply, PYTHON) == BODY
+
+
+def test_tags_in_an_answer_without_thoughts_do_not_cut_it():
+    assert completion_of(f"{fenced(TAGGED)}\nIt leaves `</think>` and `<think>` out.", PYTHON) == TAGGED
 
 
 def test_python_prompts_that_open_no_function():

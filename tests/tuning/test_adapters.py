@@ -2,8 +2,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from flextune.adapters import with_adapter
 from flextune.errors import FlextuneError, UsageError
-from flextune.models import ModelSource, load_model, with_adapter
+from flextune.models import ModelSource, load_model
 from flextune.tuning.adapters import add_adapter, scaled
 from flextune.tuning.settings import Adapter
 

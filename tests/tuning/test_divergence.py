@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from flextune.adapters import with_adapter
 from flextune.errors import UsageError
 from flextune.files import read_jsonl, sha256
-from flextune.models import ModelSource, load_model, with_adapter
+from flextune.models import ModelSource, load_model
 from flextune.rundir import RunDirectory
 from flextune.tasks import load_training_set
 from flextune.tuning import train as stage

@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flextune import models
+from flextune.adapters import with_adapter
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json
 from flextune.models import load_model
@@ -36,7 +37,7 @@ def test_a_merged_folder_is_a_model(tiny_model, adapter, tmp_path):
     assert merged.dtype == torch.bfloat16
     assert tokenizer.decode(tokenizer("def f").input_ids) == "def f"
     base = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
-    tuned = models.with_adapter(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
+    tuned = with_adapter(AutoModelForCausalLM.from_pretrained(tiny_model), adapter)
     deltas = {name.removeprefix("base_model.model."): m for name, m in tuned.named_modules() if hasattr(m, "lora_A")}
     assert len(deltas) == 6
     for name, weight in merged.state_dict().items():
@@ -112,7 +113,7 @@ def test_the_divergence_is_that_of_the_two_models(tiny_model, adapter):
     ids = tokenizer(PROMPTS[0], return_tensors="pt").input_ids
     with torch.no_grad():
         without = base(ids).logits[0]
-        tuned = models.with_adapter(base, adapter).eval()(ids).logits[0]
+        tuned = with_adapter(base, adapter).eval()(ids).logits[0]
     expected = torch.nn.functional.kl_div(
         without.log_softmax(-1), tuned.log_softmax(-1), log_target=True, reduction="sum"
     )

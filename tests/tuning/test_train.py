@@ -12,9 +12,10 @@ import pytest
 import torch
 from transformers import TrainerState, TrainingArguments
 
+from flextune.adapters import with_adapter
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json, read_jsonl, sha256, write_jsonl
-from flextune.models import ModelSource, load_model, with_adapter
+from flextune.models import ModelSource, load_model
 from flextune.pipeline import train_only
 from flextune.recipe import load_recipe
 from flextune.rundir import RunDirectory

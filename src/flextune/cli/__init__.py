@@ -86,7 +86,7 @@ def _guarded(command: Callable[[], Any], debug: bool) -> int:
     if processes.leads():
         say(f"flextune: {message}")
     elif code != 2:  # what is used wrongly is so in all of them
-        console.print(f"flextune, process {processes.rank()}: {message}", markup=False, soft_wrap=True)
+        console.print(f"flextune, process {processes.rank()}: {message}", soft_wrap=True)
     return code
 
 

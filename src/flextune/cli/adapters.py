@@ -93,8 +93,8 @@ def merge(
     from dataclasses import asdict
 
     from flextune import pipeline
+    from flextune.adapters import find_adapter
     from flextune.files import read_json, write_json
-    from flextune.models import find_adapter
     from flextune.report import merging as report
     from flextune.report.results import read_results
     from flextune.report.run import summary

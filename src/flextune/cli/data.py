@@ -12,10 +12,10 @@ def list_() -> None:
     """List benchmarks, and training sets with their prompt templates."""
     from flextune.tasks import BENCHMARKS, TRAINING_SETS
 
-    out.print("[bold]Benchmarks[/bold]")
+    out.print("Benchmarks", style="bold")
     for name, what in BENCHMARKS.items():
         out.print(f"  {name:<20} {what}", soft_wrap=True)
-    out.print("\n[bold]Training sets[/bold]")
+    out.print("\nTraining sets", style="bold")
     for name, (what, templates) in TRAINING_SETS.items():
         out.print(f"  {name:<20} {what} (templates: {', '.join(templates)})", soft_wrap=True)
     out.print("\nOr a .jsonl file: of task_id, language, prompt, tests, stop; of prompt and completion.")
@@ -38,7 +38,7 @@ def show(name: str, *, data: str | None = None, number: int = 1, training: bool 
     """
     from flextune import tasks
 
-    out.print(tasks.show(name, data, number, training), markup=False, soft_wrap=True)
+    out.print(tasks.show(name, data, number, training), soft_wrap=True)
 
 
 @app.command(name="overlap")
@@ -64,7 +64,7 @@ def overlap(training_set: str, benchmark: str, *, data: str | None = None, templ
     overlaps = find_overlaps(examples, problems)
     for found in overlaps:
         kind = f"same {found.kind}" if found.certain else f"warning: {NGRAM} words in a row"
-        out.print(f"{found.example}  {found.problem}  {kind}", markup=False)
+        out.print(f"{found.example}  {found.problem}  {kind}")
     certain = len({found.example for found in overlaps if found.certain})
     hints = len({found.example for found in overlaps if not found.certain})
     out.print(

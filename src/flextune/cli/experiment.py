@@ -1,6 +1,9 @@
 """The verbs of a whole experiment: `quickstart`, `run`, `evaluate`, `recipe`."""
 
 from pathlib import Path
+from typing import Literal
+
+from rich.text import Text
 
 from flextune.progress import out
 
@@ -67,6 +70,7 @@ def evaluate(
     data: str | None = None,
     limit: int | None = None,
     max_new_tokens: int | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_unsandboxed: bool = False,
 ) -> None:
     """Measure a model on benchmarks: generate greedily, execute in the sandbox, score.
@@ -87,6 +91,8 @@ def evaluate(
         Ask only the first problems.
     max_new_tokens
         Longest completion.
+    dtype
+        Type of the weights; auto is the model's own.
     allow_unsandboxed
         Agree to run programs without a sandbox if there is none.
     """
@@ -100,6 +106,7 @@ def evaluate(
         data=data,
         limit=limit,
         max_new_tokens=max_new_tokens,
+        dtype=dtype,
         allow_unsandboxed=allow_unsandboxed,
     )
     _show(done.path)
@@ -111,9 +118,9 @@ def recipe() -> None:
 
     for key, kind, default, description in describe_keys():
         if kind == "section":
-            out.print(f"\n[bold]{key}[/bold]: {description}")
+            out.print(Text.assemble("\n", (key, "bold"), f": {description}"))
         else:
-            out.print(f"  [bold]{key}[/bold] ({default}): {description}")
+            out.print(Text.assemble("  ", (key, "bold"), f" ({default}): {description}"))
 
 
 def _show(run: Path) -> None:

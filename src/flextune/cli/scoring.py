@@ -59,6 +59,9 @@ def compare(
 
     Commas join folders that differ by the seed of their training: compare base tuned-0,tuned-1,tuned-2
 
+    Each comparison names the variant (base, unmerged or merged) of both sides. A run whose recipe asks for a tuned
+    variant is compared only after that variant has been judged.
+
     Parameters
     ----------
     first
@@ -68,8 +71,8 @@ def compare(
     k
         Compare pass@k.
     anyway
-        Compare what was measured under different conditions too, on the problems that both were asked; what differs
-        is stamped on the result.
+        Compare what was measured under different conditions too, on the problems that both were asked. Of runs that
+        are not complete, compare what both sides have. What differs or is missing is stamped on the result.
     show
         Show the programs of both, with their difference: correction (failed before, solved after), regression, or
         alternative (solved by different programs).
@@ -101,6 +104,7 @@ def compare(
     rows = (compare_runs if runs[first] else compare_each)(reference, arms, k=k, anyway=anyway)
     for row in rows:
         out.print(comparison.paragraph(row, first), soft_wrap=True)
+    out.print(comparison.not_compared(rows), soft_wrap=True)
     if output:
         write_json(Path(output) / "comparison.json", rows)
     programs = []

@@ -19,7 +19,7 @@ from typing import Any
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.execution.program import Program
-from flextune.files import Row
+from flextune.files import Row, parse_json
 from flextune.tasks import Problem
 from flextune.tasks.multipl_e import short_name
 
@@ -272,7 +272,7 @@ def _text(path: Path) -> str:
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise FlextuneError(f"{path}: not a whole gzip file ({error}); copy or write it again") from None
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise FlextuneError(f"{path}, line {line}: not valid UTF-8 ({error.reason})") from None
@@ -281,7 +281,7 @@ def _text(path: Path) -> str:
 def _parse(text: str, path: Path, line: int | None = None) -> Any:
     """The value of a JSON text; `line` is its line in the file, if it is only a line."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise FlextuneError(
             f"{path}, line {line or error.lineno}: not valid JSON ({error.msg}, column {error.colno})"

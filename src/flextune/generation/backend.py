@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from flextune.errors import FlextuneError, UsageError
+from flextune.errors import FlextuneError
 from flextune.generation.settings import Decoding
+from flextune.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Request:
     """Of its draws; the same seed gives the same text, whatever else is asked at the same time."""
     chat: bool = False
     """The prompt is a user's message, to be put into the model's chat template."""
+    name: str = "a prompt"
+    """The problem that it asks, for messages."""
 
 
 @dataclass(frozen=True)
@@ -56,36 +59,34 @@ class Backend(Protocol):
         ...
 
 
-def prompt_tokens(tokenizer: Any, request: Request) -> list[int]:
+def prompt_tokens(tokens: Tokens, request: Request) -> list[int]:
     """A request's prompt as the model reads it; a chat's up to where the reply begins."""
-    tokens: list[int]
-    if not request.chat:
-        tokens = tokenizer(request.prompt)["input_ids"]
-    elif getattr(tokenizer, "chat_template", None):
-        message = [{"role": "user", "content": request.prompt}]
-        tokens = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
-    else:
-        raise UsageError("generation.chat: the model's tokenizer has no chat template; leave it out")
-    if not tokens:
-        raise UsageError("a prompt has no token: the model has nothing to go on from")
-    return tokens
+    return tokens.chat(request.prompt, request.name) if request.chat else tokens.prompt(request.prompt, request.name)
 
 
-def new_text(tokenizer: Any, prompt: list[int], written: list[int]) -> str:
-    """The new text alone; decoded with its prompt, since some tokenizers drop a leading space."""
-    before = str(tokenizer.decode(prompt, skip_special_tokens=True))
-    return str(tokenizer.decode(prompt + written, skip_special_tokens=True))[len(before) :]
+def end_tokens(generation_config: Any) -> set[int]:
+    """The tokens that a model's generation_config.json names as ends of a text: none, one or several."""
+    found = getattr(generation_config, "eos_token_id", None)
+    return set() if found is None else set(found) if isinstance(found, list) else {int(found)}
 
 
-def check_window(prompt: int, limit: int, window: int | None) -> None:
+def check_windows(
+    requests: Sequence[Request], prompts: Sequence[Sequence[int]], limit: int, window: int | None
+) -> None:
+    """Refuse the longest of several prompts if it does not fit; see `check_window`."""
+    size, name = max((len(prompt), request.name) for request, prompt in zip(requests, prompts, strict=True))
+    check_window(size, limit, window, name)
+
+
+def check_window(prompt: int, limit: int, window: int | None, name: str = "a prompt") -> None:
     """Refuse a prompt of so many tokens that, with the new ones, does not fit into the model's context."""
     if window is not None and prompt >= window:
         raise FlextuneError(
-            f"a prompt of {prompt} tokens does not fit into the model's context of {window}: leave its problem out "
+            f"{name}: its {prompt} tokens do not fit into the model's context of {window}; leave the problem out "
             "(evaluation.without), or take a model with a longer context"
         )
     if window is not None and prompt + limit > window:
         raise FlextuneError(
-            f"a prompt of {prompt} tokens and generation.max_new_tokens = {limit} exceed the model's context of "
+            f"{name}: its {prompt} tokens and generation.max_new_tokens = {limit} exceed the model's context of "
             f"{window}; lower generation.max_new_tokens"
         )

@@ -8,6 +8,7 @@ Letters in names: B beams, V vocabulary.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -83,6 +84,7 @@ class BeamSearch:
                 self.slots,
                 [beam.tokens[-1] if beam.tokens else self.prompts[search.number][-1] for search, beam in flat],
                 [len(self.prompts[search.number]) + len(beam.tokens) - 1 for search, beam in flat],
+                partial(self._text, flat),
             )
             parents, going = [], []
             for search in searches:
@@ -94,6 +96,11 @@ class BeamSearch:
                     going.append(search)
             searches = going
         return [(beam.tokens, beam.stopped) for beam in found]
+
+    def _text(self, flat: Sequence[tuple[_Problem, Beam]], row: int) -> tuple[str, list[int]]:
+        """The name of a row's problem, and all of the row's tokens."""
+        search, beam = flat[row]
+        return self.requests[search.number].name, self.prompts[search.number] + beam.tokens
 
     def _move(self, searches: list[_Problem], parents: list[int]) -> None:
         """Let the live beams stand in the first rows, each with the past of its parent."""

@@ -1,5 +1,6 @@
 """Engine: the model of a run with its backend, loaded when it is first needed, in this process or in several."""
 
+import datetime
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
@@ -15,14 +16,15 @@ from flextune.errors import FlextuneError
 from flextune.files import sha256
 from flextune.generation.backend import Backend, Request, Text
 from flextune.generation.settings import Decoding, Generation
-from flextune.models import ModelSource
+from flextune.models import ModelSource, compute_dtype
 from flextune.rundir import versions
 
 Variant = tuple[Path | None, bool]
 """A PEFT adapter, and whether it is added into the weights; `(None, False)` is the base."""
 
-BESIDE = (".json", ".jinja", ".model", ".txt")
-"""What a model's folder holds beside the weights: configuration, tokenizer, chat template."""
+
+FORM = 2
+"""The form of kept texts: raised when flextune would answer the same request otherwise, as with another end of text."""
 
 
 @dataclass
@@ -44,23 +46,31 @@ class Engine:
     _pool: ProcessPoolExecutor | None = field(default=None, init=False)
 
     def about(self, variant: Variant) -> dict[str, Any]:
-        """All that a text depends on beside its prompt, its seed and the decoding."""
+        """All that a text depends on, next to its prompt, its seed and the decoding."""
         adapter, merged = variant
         settings = asdict(self.generation)
         del settings["workers"]
         model = {key: value for key, value in self.source.provenance.items() if key != "folder"}
         return {
+            "form": FORM,
             "model": model,
             "adapters below": [sha256(folder) for folder in self.source.adapters],
             "quantization": self.source.quantization,
             "adapter": sha256(adapter) if adapter else None,
             "merged": merged,
-            "dtype": self.dtype,
+            "dtype": compute_dtype(self.source, self.dtype),
             "generation": settings,
-            "files": {file.name: sha256(file) for file in sorted(self.source.path.glob("*")) if file.suffix in BESIDE},
+            "files": self.source.settings(),
+            "today": self._today(),
             "versions": versions(),
             "device": _device(),
         }
+
+    def _today(self) -> str | None:
+        """The date, where the chat template writes it into every prompt."""
+        files = [self.source.path / "tokenizer_config.json", *self.source.path.glob("**/*.jinja")]
+        dated = any("strftime_now" in file.read_text(encoding="utf-8") for file in files if file.exists())
+        return datetime.date.today().isoformat() if self.generation.chat and dated else None
 
     def count(self, requests: Sequence[Request]) -> list[int]:
         """How many tokens each request's prompt has."""
@@ -143,6 +153,8 @@ class Engine:
 
 def load(source: ModelSource, generation: Generation, dtype: str = "auto") -> Backend:
     """The backend that the settings name, with the base model loaded."""
+    if generation.backend != "openai":
+        dtype = compute_dtype(source, dtype)
     if generation.backend == "vllm":
         from flextune.generation.vllm_backend import VLLMBackend
 
@@ -179,7 +191,8 @@ def _start(numbers: Any, source: ModelSource, generation: Generation, dtype: str
     global _here  # a pool's function finds it nowhere else
     processes.end_with_parent()  # the pool's own sign would never reach it
     number = numbers.get()
-    os.environ["LOCAL_RANK"] = os.environ["RANK"] = str(number)
+    processes.become_worker()
+    os.environ["LOCAL_RANK"] = str(number)
     workers = generation.workers or 1
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))

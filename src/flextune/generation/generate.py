@@ -86,7 +86,7 @@ def generate(
 def _request(asking: Question, sample: int, decoding: Decoding, seed: int) -> Request:
     # without draws nothing depends on the seed
     number = sample_seed(seed, asking.problem.task_id, sample) if decoding.kind in DRAWS else 0
-    return Request(asking.text, asking.stop, number, asking.chat)
+    return Request(asking.text, asking.stop, number, asking.chat, asking.problem.task_id)
 
 
 def _cut(engine: Engine, requests: Mapping[Key, Request]) -> list[list[Key]]:

@@ -10,6 +10,7 @@ as it counts them.
 
 import os
 import queue
+import re
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = 600.0
 """Seconds that one completion may take."""
+SPECIAL = re.compile(r"<\|[^|>]+\|>|</?s>")
+"""What special tokens look like; which of them a model has, its server does not tell."""
 RETRIES = 4
 """Of a request that met a lost connection or a busy server; they take 8 seconds together."""
 
@@ -85,6 +88,11 @@ class OpenAIBackend:
         settings = self._settings(decoding, limit)
         return _side_by_side([partial(self._ask, request, settings) for request in requests], self.concurrency)
 
+    def is_vllm(self) -> bool:
+        """Whether the server is vLLM's."""
+        self._look()
+        return bool(self._is_vllm)
+
     def close(self) -> None:
         """Let go of the connections."""
         self.client.close()
@@ -107,6 +115,9 @@ class OpenAIBackend:
 
         if request.stop:
             settings = {**settings, "stop": list(request.stop)}
+            if self._is_vllm and any(SPECIAL.search(text) for text in request.stop):
+                # it would look for stop strings in texts without special tokens
+                settings["extra_body"] = {**settings["extra_body"], "skip_special_tokens": False}
         if settings["temperature"]:
             # 31 bits are what all servers take
             settings = {**settings, "seed": request.seed % 2**31}
@@ -128,7 +139,7 @@ class OpenAIBackend:
             ) from None
         if reply.usage and self._window:
             # vLLM's server does not refuse such a request, but writes less
-            check_window(reply.usage.prompt_tokens, settings["max_tokens"], self._window)
+            check_window(reply.usage.prompt_tokens, settings["max_tokens"], self._window, request.name)
         tokens = reply.usage.completion_tokens if reply.usage else 0
         return Text(text, "length" if choice.finish_reason == "length" else "stop", tokens)
 

@@ -5,27 +5,32 @@ numbers of its own, and beams end at stop strings. Greedy texts are those of `mo
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from flextune.adapters import with_adapter
 from flextune.errors import FlextuneError
-from flextune.generation.backend import Request, Text, check_window, new_text, prompt_tokens
+from flextune.finite import where_it_begins
+from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens
 from flextune.generation.beams import BeamSearch
 from flextune.generation.choice import Choice
 from flextune.generation.settings import BEAMS, Decoding
 from flextune.generation.slots import ATTENTION, Slots
-from flextune.models import ModelSource, load_model, with_adapter
+from flextune.models import ModelSource, context, load_model
 from flextune.progress import say
+from flextune.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PREFILL_TOKENS = 4096
 """Tokens of prompts that are read at once: enough to keep a GPU busy, little memory beside the weights."""
+TextOf = Callable[[int], tuple[str, list[int]]]
+"""The name of a row's problem, and all of the row's tokens."""
 REFILL = 4
 """New prompts are read when this share of the rows is free: many at a time are cheaper."""
 
@@ -56,7 +61,8 @@ class TransformersBackend:
                 f"({', '.join(sorted(kinds))}); use backend: vllm"
             )
         self.model.set_attn_implementation(ATTENTION)
-        self._ends = _end_tokens(self.model)
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        self.tokens = Tokens(self.tokenizer, rows, end_tokens(self.model.generation_config))
         self._using = (None, False)
 
     def use(self, adapter: Path | None, merged: bool = False) -> None:
@@ -82,15 +88,15 @@ class TransformersBackend:
 
     def count(self, request: Request) -> int:
         """How many tokens the request's prompt has, as the model reads it."""
-        return len(prompt_tokens(self.tokenizer, request))
+        return len(prompt_tokens(self.tokens, request))
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, limit: int) -> list[Text]:
         """Write one text for each request; where memory does not suffice, with half as many at the same time."""
         if not requests:
             return []
-        prompts = [prompt_tokens(self.tokenizer, request) for request in requests]
+        prompts = [prompt_tokens(self.tokens, request) for request in requests]
         longest = max(map(len, prompts)) + limit
-        check_window(longest - limit, limit, getattr(self.model.config, "max_position_embeddings", None))
+        check_windows(requests, prompts, limit, context(self.model.config))
         beams = decoding.beams or 1
         while True:
             rows = max(1, min(self.concurrency // beams, len(requests))) * beams
@@ -115,8 +121,8 @@ class TransformersBackend:
             say(f"Memory does not suffice for {rows} texts at a time: going on with {self.concurrency}")
             torch.cuda.empty_cache()
         return [
-            Text(new_text(self.tokenizer, prompt, tokens), "stop" if stopped else "length", len(tokens))
-            for prompt, (tokens, stopped) in zip(prompts, written, strict=True)
+            Text(self.tokens.new_text(prompt, tokens, request.stop), "stop" if stopped else "length", len(tokens))
+            for request, prompt, (tokens, stopped) in zip(requests, prompts, written, strict=True)
         ]
 
     def close(self) -> None:
@@ -189,9 +195,21 @@ class TransformersBackend:
         logits_RV: Tensor = out.logits[:, -1]
         return logits_RV
 
-    def step(self, slots: Slots, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
-        """The logits (rows, vocabulary) after one more token a row."""
-        return self._forward(slots, [[token] for token in tokens], positions)
+    def step(self, slots: Slots, tokens: Sequence[int], positions: Sequence[int], text: TextOf) -> Tensor:
+        """The logits (rows, vocabulary) after one more token a row.
+
+        Raises `FlextuneError` where they are no numbers, with the row's problem and the layer where it begins.
+        """
+        logits_RV = self._forward(slots, [[token] for token in tokens], positions)
+        finite_R = torch.isfinite(logits_RV.amax(-1))  # a NaN is the largest of its row
+        if not finite_R.all():
+            name, ids = text(int((~finite_R).nonzero()[0]))
+            place = where_it_begins(self.model, lambda: self._forward(Slots(1, len(ids)), [ids], [0]))
+            raise FlextuneError(
+                f"{name}: the model's logits after token {len(ids)} are no numbers, beginning with {place}; try dtype: "
+                "float32, or another checkpoint"
+            )
+        return logits_RV
 
     def _write(
         self, slots: Slots, requests: Sequence[Request], prompts: Sequence[list[int]], decoding: Decoding, limit: int
@@ -201,6 +219,10 @@ class TransformersBackend:
         choose = Choice(decoding, [request.seed for request in requests])
         waiting = list(range(len(requests)))[::-1]
         rows: list[int] = []  # which request stands in each row
+
+        def text(row: int) -> tuple[str, list[int]]:
+            return requests[rows[row]].name, prompts[rows[row]] + written[rows[row]]
+
         while rows or waiting:
             free = slots.rows - len(rows)
             if waiting and free * REFILL >= slots.rows:
@@ -208,9 +230,10 @@ class TransformersBackend:
                 self._read(slots, [prompts[row] for row in coming], [prompts[row] for row in rows])
                 rows += coming
             positions = [len(prompts[row]) + len(written[row]) - 1 for row in rows]
-            tokens = choose(self.step(slots, [(written[row] or prompts[row])[-1] for row in rows], positions), rows)
+            last = [(written[row] or prompts[row])[-1] for row in rows]
+            tokens = choose(self.step(slots, last, positions, text), rows)
             for row, token in zip(rows, tokens, strict=True):
-                stopped[row] = token in self._ends
+                stopped[row] = self.ends(token)
                 if not stopped[row]:
                     written[row].append(token)
                     stopped[row] = self.stops(written[row], requests[row].stop)
@@ -222,16 +245,11 @@ class TransformersBackend:
 
     def ends(self, token: int) -> bool:
         """Whether a token ends the text."""
-        return token in self._ends
+        return token in self.tokens.ends
 
-    def stops(self, written: Sequence[int], stop: Sequence[str]) -> bool:
+    def stops(self, written: Sequence[int], stop: tuple[str, ...]) -> bool:
         """Whether the last token brought a stop string to its end."""
-        if not stop:
-            return False
-        # a token has at least one byte, and a character at most four
-        tail = written[-4 * max(map(len, stop)) - 4 :]
-        text = self.tokenizer.decode(tail, skip_special_tokens=True)
-        return any(string in text for string in stop)
+        return self.tokens.stops(written, stop)
 
     def _memory(self, rows: int, tokens: int) -> float:
         """GiB that the keys and values of so many texts of so many tokens take."""
@@ -266,8 +284,3 @@ def _fill_holes(live: list[int], rows: int) -> list[int]:
     late = [row for row in live if row >= len(live)]
     alive = set(live)
     return [row if row in alive else late.pop() for row in kept]
-
-
-def _end_tokens(model: Any) -> set[int]:
-    ends = model.generation_config.eos_token_id
-    return set(ends) if isinstance(ends, list) else {ends}

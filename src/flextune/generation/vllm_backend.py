@@ -11,18 +11,20 @@ not on what else is asked, as far as the logits do not: in bfloat16 their last b
 
 import contextlib
 import gc
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from flextune.errors import FlextuneError, UsageError
-from flextune.generation.backend import Request, Text, check_window, new_text, prompt_tokens
+from flextune.adapters import find_adapter, with_adapter
+from flextune.errors import FlextuneError, UsageError, reason
+from flextune.files import read_json
+from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens
 from flextune.generation.settings import BEAMS, Decoding
-from flextune.models import ModelSource, find_adapter, load_model, with_adapter
+from flextune.models import ModelSource, check_weights, load_config, load_model, load_tokenizer, save_model
 from flextune.progress import waiting
+from flextune.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,7 +56,7 @@ class VLLMBackend:
     """
 
     def __init__(self, source: ModelSource, dtype: str = "auto", rows: int = 64):
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import GenerationConfig
 
         if source.quantization is not None:
             raise FlextuneError(
@@ -63,14 +65,16 @@ class VLLMBackend:
         _import_vllm()
         self.source = source
         self.rows = rows
-        try:
-            config = AutoConfig.from_pretrained(source.path)
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.path)
-        except (OSError, ValueError) as error:
-            raise FlextuneError(f"the model in {source.path} cannot be loaded: {_first_line(error)}") from None
+        config = load_config(source)
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(source)
+        check_weights(source)
+        ends = config.get_text_config()
+        with contextlib.suppress(OSError):
+            ends = GenerationConfig.from_pretrained(source.path)
+        self.tokens = Tokens(self.tokenizer, config.get_text_config().vocab_size, end_tokens(ends))
         # vLLM's own `auto` would halve float32
         self.dtype = str(config.dtype or "auto").removeprefix("torch.") if dtype == "auto" else dtype
-        self.window: int | None = getattr(config, "max_position_embeddings", None)
+        self.window: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
         self._added = source.adapters
         """The adapters to add into the weights."""
         self._beside: Path | None = None
@@ -94,7 +98,7 @@ class VLLMBackend:
 
     def count(self, request: Request) -> int:
         """How many tokens the request's prompt has, as the model reads it."""
-        return len(prompt_tokens(self.tokenizer, request))
+        return len(prompt_tokens(self.tokens, request))
 
     def generate(self, requests: Sequence[Request], decoding: Decoding, limit: int) -> list[Text]:
         """Write one text for each request, of `limit` new tokens at most.
@@ -113,12 +117,11 @@ class VLLMBackend:
         from vllm.exceptions import VLLMValidationError
         from vllm.sampling_params import RequestOutputKind
 
-        prompts = [prompt_tokens(self.tokenizer, request) for request in requests]
-        longest = max(len(prompt) for prompt in prompts)
-        check_window(longest, limit, self.window)
+        prompts = [prompt_tokens(self.tokens, request) for request in requests]
+        check_windows(requests, prompts, limit, self.window)
         engine, adapter = self._ready()
         # where the memory does not hold the model's whole context, the engine's is shorter
-        check_window(longest, limit, engine.model_config.max_model_len)
+        check_windows(requests, prompts, limit, engine.model_config.max_model_len)
         draws: dict[str, Any] = {"temperature": 0.0}
         if decoding.kind == "sampling":
             draws = {
@@ -132,7 +135,8 @@ class VLLMBackend:
                     **draws,
                     seed=request.seed % 2**63,
                     stop=list(request.stop),
-                    skip_special_tokens=True,
+                    stop_token_ids=sorted(self.tokens.ends),
+                    skip_special_tokens=not self.tokens.shown(request.stop),
                     max_tokens=limit,
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
@@ -145,8 +149,11 @@ class VLLMBackend:
                 lora_request=adapter,
             )
         except (ValueError, VLLMValidationError) as error:
-            raise FlextuneError(f"vLLM refuses the request: {_first_line(error)}") from None
-        return [self._text(prompt, output.outputs[0]) for prompt, output in zip(prompts, outputs, strict=True)]
+            raise FlextuneError(f"vLLM refuses the request: {_words(error)}") from None
+        return [
+            self._text(request, prompt, output.outputs[0])
+            for request, prompt, output in zip(requests, prompts, outputs, strict=True)
+        ]
 
     def close(self) -> None:
         """Free the engine; the next text starts a new one."""
@@ -193,7 +200,7 @@ class VLLMBackend:
             )
         except Exception as error:  # ValueErrors of its checks, RuntimeErrors of torch and of its processes
             raise FlextuneError(
-                f"vLLM cannot run the model in {self.source.path}: {_first_line(error)}; backend = 'transformers' may"
+                f"vLLM cannot run the model in {self.source.path}: {_words(error)}; backend = 'transformers' may"
             ) from None
 
     def _shown(self, adapter: Path) -> Any:
@@ -208,7 +215,7 @@ class VLLMBackend:
             except Exception as error:  # ValueErrors, or what carries them out of its processes
                 raise FlextuneError(
                     f"vLLM cannot write with the adapter {adapter} beside the weights "
-                    f"({_first_line(error).rstrip('.')}): add it into them (merged), or use backend = 'transformers'"
+                    f"({_words(error).rstrip('.')}): add it into them (merged), or use backend = 'transformers'"
                 ) from None
             self._numbers[adapter] = number
         return request
@@ -223,20 +230,19 @@ class VLLMBackend:
             for adapter in self._added[len(self.source.adapters) :]:
                 model = with_adapter(model, adapter, merged=True)
             with waiting("Writing the merged model"):
-                model.save_pretrained(folder)
-                tokenizer.save_pretrained(folder)
+                save_model(model, tokenizer, Path(folder), self.source)
             del model
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             yield Path(folder)
 
-    def _text(self, prompt: list[int], output: Any) -> Text:
+    def _text(self, request: Request, prompt: list[int], output: Any) -> Text:
         written = list(output.token_ids)
         # the end of text is a token, which stays away; a stop string is what was written
         if output.finish_reason == "stop" and not isinstance(output.stop_reason, str):
             written = written[:-1]
-        return Text(new_text(self.tokenizer, prompt, written), output.finish_reason, len(written))
+        return Text(self.tokens.new_text(prompt, written, request.stop), output.finish_reason, len(written))
 
 
 def _import_vllm() -> None:
@@ -259,12 +265,7 @@ def _import_vllm() -> None:
 
 def _rank(adapter: Path) -> int:
     """The least rank of an engine that takes the adapter."""
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    if config.get("peft_type") != "LORA":
-        raise FlextuneError(
-            f"vLLM cannot write with the adapter {adapter} beside the weights ({config.get('peft_type')} is not LoRA): "
-            "add it into them (merged), or use backend = 'transformers'"
-        )
+    config = read_json(adapter / "adapter_config.json")
     rank = max(config["r"], *(config.get("rank_pattern") or {}).values(), 1)
     allowed = [size for size in RANKS if size >= rank]
     if not allowed:
@@ -275,8 +276,8 @@ def _rank(adapter: Path) -> int:
     return allowed[0]
 
 
-def _first_line(error: BaseException) -> str:
+def _words(error: BaseException) -> str:
     """What an error says; pydantic's begin with a count."""
     if callable(details := getattr(error, "errors", None)) and (found := details()):
         return str(found[0].get("msg", error)).removeprefix("Value error, ").splitlines()[0]
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return reason(error)

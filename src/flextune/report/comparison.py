@@ -1,7 +1,7 @@
 """Scores and comparisons in the terminal: what was found and how sure it is, and two programs side by side."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -89,14 +89,22 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 
 def paragraph(row: Mapping[str, Any], reference: str) -> Group:
-    """A comparison with all that belongs to it."""
-    place = ", ".join(str(row[key]) for key in ("benchmark", "variant", "decoding") if key in row)
+    """A comparison with all that belongs to it; the variant of each side is named where it is known."""
+    place = ", ".join(str(row[key]) for key in ("benchmark", "decoding") if key in row)
+    first, second = row.get("first_variant"), row.get("second_variant")
+    names = [
+        name + (f" ({variant})" if variant else "") for name, variant in ((row["name"], second), (reference, first))
+    ]
     lines = [
-        Text(f"{row['name']} against {reference}{f' ({place})' if place else ''}", style="bold"),
+        Text(f"{' against '.join(names)}{f': {place}' if place else ''}", style="bold"),
         Text(sentence(row)),
     ]
     if "first" in row:
-        lines.append(Text(f"{percent(row['first']['value'])} → {percent(row['second']['value'])}; {row['method']}"))
+        values = [
+            (f"{variant} " if variant else "") + percent(row[side]["value"])
+            for side, variant in (("first", first), ("second", second))
+        ]
+        lines.append(Text(f"{' → '.join(values)}; {row['method']}"))
     else:
         lines.append(Text(f"mean of {', '.join(row['benchmarks'])}; {row['method']}"))
     if row["detectable"] is None:
@@ -111,6 +119,12 @@ def paragraph(row: Mapping[str, Any], reference: str) -> Group:
     lines += [Text(f"Compared anyway: {printable(line)}", style="yellow") for line in row["unlike"]]
     lines += [Text(printable(line)) for line in row["unrecorded"]]
     return Group(*lines)
+
+
+def not_compared(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """What runs lack, and what one side alone has; each sentence once for all rows."""
+    lines = dict.fromkeys(line for row in rows for line in row.get("not_compared", ()))
+    return Group(*(Text(f"Not compared: {printable(line)}", style="yellow") for line in lines))
 
 
 def side_by_side(change: Change) -> Panel:

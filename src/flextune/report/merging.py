@@ -52,7 +52,7 @@ def _numbers(row: Mapping[str, Any]) -> Iterator[str]:
 def _sentences(check: Mapping[str, Any]) -> Iterator[str]:
     yield f"{check['positions']} positions at the ends of {check['prompts']} prompts"
     yield from (f"Not measured: {reason}" for reason in check["skipped"])
-    if any(row["kept"] is None for row in check["rows"]):
+    if any(row["kept"] is None and row["kl"] is not None for row in check["rows"]):
         yield "The adapter is zero: there is nothing to keep"
     if check["fault"]:
         yield f"The merge is broken: {check['fault']}"

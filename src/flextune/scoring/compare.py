@@ -17,7 +17,7 @@ from flextune.rundir import Measurement
 from flextune.scoring.conditions import Conditions, read_conditions, unlike, unrecorded
 from flextune.scoring.intervals import across_seeds, as_row, bootstrap_mean, newcombe_paired, wilson
 from flextune.scoring.pass_at_k import count, estimates
-from flextune.scoring.score import read_verdicts, refuse_repeated
+from flextune.scoring.score import read_verdicts, refuse_repeated, variant_of
 from flextune.scoring.significance import detectable, detectable_mean, holm, mcnemar_exact, sign_flip, t_test
 
 Arm = str | Path | Sequence[str | Path]
@@ -44,6 +44,8 @@ def compare(first: Arm, second: Arm, *, k: int = 1, anyway: bool = False) -> dic
             translations of a problem count as the same. What differs is stamped on the result.
 
     Returns:
+        `first_variant` and `second_variant`, what is measured on each side, by the names of the folders (None for
+        folders outside of a run);
         `problems`, `seeds`; `first` and `second`, the value of each with its interval; `difference` likewise;
         `p_value` and `method`; `detectable`, the smallest difference that would have been found four times in five
         (None where none would; of several seeds the larger of that over problems and that over seeds); `won` and
@@ -52,10 +54,11 @@ def compare(first: Arm, second: Arm, *, k: int = 1, anyway: bool = False) -> dic
 
     Raises:
         UsageError: The problems, their texts, limits or toolchains differ and `anyway` is false; a problem has fewer
-            than k samples; several seeds on both sides, and not as many.
+            than k samples; several seeds on both sides, and not as many; the folders of one side are of different
+            variants.
         FlextuneError: There are no verdicts.
     """
-    return _compared(*_matched(first, second, k, anyway))
+    return {**_variants([first], [second]), **_compared(*_matched(first, second, k, anyway))}
 
 
 def compare_each(
@@ -86,9 +89,13 @@ def compare_together(pairs: Mapping[str, tuple[Arm, Arm]], *, k: int = 1, anyway
         anyway: As for `compare`.
 
     Returns:
-        As `compare` does, without `won` and `lost`; `benchmarks` are their names, `problems` the number of distinct
-        problems.
+        As `compare` does, without `first`, `second`, `won` and `lost`; `benchmarks` are their names, `problems` the
+        number of distinct problems.
+
+    Raises:
+        UsageError: One side has different variants on different benchmarks; as for `compare`.
     """
+    variants = _variants([first for first, _ in pairs.values()], [second for _, second in pairs.values()])
     found = {name: _matched(*pair, k, anyway) for name, pair in pairs.items()}
     seeds = {len(_differences(one, two)) for one, two, _ in found.values()}
     if len(seeds) > 1:
@@ -105,12 +112,30 @@ def compare_together(pairs: Mapping[str, tuple[Arm, Arm]], *, k: int = 1, anyway
     reasons = [sentence for one, two, sentences in found.values() for sentence in sentences]
     unknown = [sentence for one, two, _ in found.values() for sentence in unrecorded(one.conditions, two.conditions)]
     return {
+        **variants,
         "benchmarks": list(found),
         "problems": len(clusters),
         "seeds": len(differences),
         **_over_problems_and_seeds(differences),
         "unlike": list(dict.fromkeys(reasons)),
         "unrecorded": list(dict.fromkeys(unknown)),
+    }
+
+
+def folders_of(arm: Arm) -> list[str | Path]:
+    """The folders of an arm, also where it is one.
+
+    >>> folders_of("base"), folders_of(["seed-0", "seed-1"])
+    (['base'], ['seed-0', 'seed-1'])
+    """
+    return [arm] if isinstance(arm, str | Path) else list(arm)
+
+
+def _variants(firsts: Sequence[Arm], seconds: Sequence[Arm]) -> dict[str, str | None]:
+    """What each side of a row measures; an error if a side mixes variants."""
+    return {
+        f"{side}_variant": variant_of([folder for arm in arms for folder in folders_of(arm)])
+        for side, arms in (("first", firsts), ("second", seconds))
     }
 
 
@@ -128,7 +153,7 @@ def _side(arm: Arm, k: int) -> list[_Side]:
     """The measurements of an arm, one for each seed."""
     if k < 1:
         raise UsageError(f"k = {k}: pass@k takes at least 1 sample")
-    folders = [arm] if isinstance(arm, str | Path) else list(arm)
+    folders = folders_of(arm)
     if not folders:
         raise UsageError("there is nothing to compare: no folder is named")
     refuse_repeated(folders)

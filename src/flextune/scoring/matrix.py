@@ -12,9 +12,9 @@ from typing import Any
 
 from flextune.errors import FlextuneError
 from flextune.files import read_json, read_jsonl
-from flextune.rundir import Measurement, RunDirectory, folder_name
+from flextune.rundir import Measurement, RunDirectory
 from flextune.scoring.compare import adjusted, compare, compare_together
-from flextune.scoring.runs import Place, measurements
+from flextune.scoring.runs import Place, measurements, planned
 from flextune.scoring.score import score_seeds
 
 Arms = Mapping[str, Mapping[int, str | Path]]
@@ -180,13 +180,22 @@ def transfer(
 
 
 def not_measured(arms: Arms) -> Iterator[str]:
-    """A sentence for each run that lacks a benchmark of its recipe, in a variant and decoding that it has elsewhere."""
+    """A sentence for each run that lacks a benchmark of its recipe.
+
+    It lacks a benchmark in a variant and decoding that it has on another benchmark, or in a tuned variant that its
+    recipe asks for. A base model that the recipe asks for does not count, for another run may have it.
+    """
     for name, runs in arms.items():
         for seed, run in runs.items():
-            found = measurements(run)
-            ways = {(place.decoding, place.variant) for place in found}
-            asked = map(folder_name, _loaded({seed: run}).get("evaluation", {}).get("benchmarks", ()))
-            if lacks := [b for b in asked if not ways or any(Place(b, *way) not in found for way in ways)]:
+            found, asked = measurements(run), planned(run)
+            ways = {(place.decoding, place.variant) for place in (*found, *asked) if place in found or place.tuned}
+            lacks = []
+            for benchmark in dict.fromkeys(place.benchmark for place in asked):
+                places = [Place(benchmark, *way) for way in sorted(ways)]
+                missing = [place.way for place in places if place not in found]
+                if missing or not found:
+                    lacks.append(f"{benchmark} ({', '.join(missing)})" if missing else benchmark)
+            if lacks:
                 yield f"{name}, seed {seed}: not measured yet, or lost: {', '.join(lacks)}."
 
 

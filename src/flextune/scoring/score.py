@@ -21,6 +21,8 @@ KINDS: tuple[tuple[str, tuple[type, ...], str], ...] = (
     ("passed", (bool,), "true or false"),
 )
 """What a line of verdicts has to have."""
+VARIANTS = ("base", "unmerged", "merged")
+"""The variants of a model, as the folders of a run are called."""
 
 
 def score(measurement: Measurement, benchmark: str, ks: Sequence[int] = ()) -> dict[str, Any]:
@@ -75,9 +77,11 @@ def score_seeds(measurements: Sequence[Measurement], ks: Sequence[int] = ()) -> 
         `seeds`, `problems`, and for each k the mean with both intervals (`Crossed`).
 
     Raises:
-        UsageError: They were not asked the same problems; as for `score`.
+        UsageError: They were not asked the same problems, or are of several variants; as for `score`.
     """
-    refuse_repeated([measurement.path for measurement in measurements])
+    folders = [measurement.path for measurement in measurements]
+    refuse_repeated(folders)
+    variant_of(folders)
     counts = []
     for measurement in measurements:
         counts.append(count(read_verdicts(measurement.verdicts)))
@@ -129,6 +133,36 @@ def refuse_repeated(folders: Sequence[str | Path]) -> None:
     for place, folder in zip(places, folders, strict=True):
         if places.count(place) > 1:
             raise UsageError(f"{folder} is named twice: seeds are folders of different trainings")
+
+
+def variant_of(folders: Sequence[str | Path]) -> str | None:
+    """The variant that all folders of one side measure: base, unmerged or merged.
+
+    A run has its measurements in `evaluation/<benchmark>/<variant>/<decoding>`, so that the folder's name says it.
+
+    Returns:
+        The variant, or None if one of the folders lies outside of a run.
+
+    Raises:
+        UsageError: Two of the folders measure different variants.
+    """
+    variants: dict[str | None, str | Path] = {}
+    for folder in folders:
+        variants.setdefault(_variant(Path(folder).resolve()), folder)
+    known = [variant for variant in variants if variant]
+    if len(known) > 1:
+        first, second, *_ = known
+        raise UsageError(
+            f"{variants[first]} measures {first}, but {variants[second]} measures {second}: all folders of one side, "
+            "or of one mean, have to measure the same variant"
+        )
+    return None if None in variants or not known else known[0]
+
+
+def _variant(folder: Path) -> str | None:
+    """The variant in the path of a run's measurement; None for another path."""
+    inside = folder.parts[-4:-3] == ("evaluation",) and folder.parts[-2] in VARIANTS
+    return folder.parts[-2] if inside else None
 
 
 def _enough(counts: Mapping[str, Count], k: int, folder: Path) -> dict[str, float]:

@@ -19,6 +19,21 @@ BRACES = ("java", "csharp", "cpp", "javascript", "typescript", "php", "go", "rus
 OPENS = {"java": "    static void reply() {\n", "csharp": "    static void reply() {\n", "rust": "fn reply() {\n"}
 """What the first brace of the tests closes, where helpers follow the asked function."""
 
+THOUGHTS = {
+    **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
+    "[THINK]": "[/THINK]",  # Magistral
+    "<|begin_of_thought|>": "<|end_of_thought|>",  # OpenThinker, Sky-T1
+    "<|channel|>analysis": "<|channel|>final<|message|>",  # gpt-oss
+}
+"""How reasoning models mark the beginning and the end of their thoughts."""
+
+BEGIN = rf"^[ \t]*(?:{'|'.join(map(re.escape, THOUGHTS))})|\Aanalysis(?=[A-Z])"
+END = rf"(?:{'|'.join(map(re.escape, THOUGHTS.values()))}|assistantfinal)"
+"""Both also as gpt-oss writes them where the tokenizer leaves out its special tokens."""
+
+QUOTED = rf"^[ \t]*```.*\n(?:(?![ \t]*(?:```|{END}\s*$)).*\n)*(?:[ \t]*```\s*?$|.*\Z)|`[^`\n]+`"
+"""A fenced block, without a line that only ends a thought, or code in a sentence."""
+
 COMMENT = r"//[^\n]*|/\*.*?(?:\*/|\Z)"
 DEFINED = r"^(?:async +)?def +(\w+)"
 CODE = r"^(?:import |from \S+ import |@|class |(?:async +)?def |\w+ *= *\S)"
@@ -40,6 +55,9 @@ def message(problem: Problem, plan: bool = False) -> str:
 def completion_of(reply: str, problem: Problem) -> str:
     r"""The completion that a reply holds; it is final: stop strings no longer cut it.
 
+    The thoughts of a reasoning model are left out. Where the token limit cut them, there is no answer, and the
+    completion is empty.
+
     The code is the last fenced block that defines the asked function, else the longest block, else, without a fence,
     the reply itself from where code begins. A last block may be unclosed.
 
@@ -59,7 +77,10 @@ def completion_of(reply: str, problem: Problem) -> str:
     >>> completion_of("Sure:\n```python\nreturn 2 * x\n```\nIt doubles.", problem)
     '    return 2 * x'
     """
-    code, whole = _code(reply, problem)
+    answer = _without_thoughts(reply)
+    if not answer.strip():
+        return ""
+    code, whole = _code(answer, problem)
     if isinstance(problem.tests, StandardInput):
         return code
     if problem.language == "python":
@@ -69,9 +90,22 @@ def completion_of(reply: str, problem: Problem) -> str:
     return _braces(code, problem, whole) if problem.language in BRACES else _other(code, problem)
 
 
+def _without_thoughts(reply: str) -> str:
+    """What follows the last end of a thought, up to a thought that does not end; tags in code do not count.
+
+    >>> _without_thoughts("<think>Twice.</think>2 * x"), _without_thoughts("Twice.</think>2 * x")
+    ('2 * x', '2 * x')
+    >>> _without_thoughts("<think>Twice is"), _without_thoughts("The tag `</think>` ends it.")
+    ('', 'The tag `</think>` ends it.')
+    """
+    bare = re.sub(QUOTED, lambda code: " " * len(code[0]), reply, flags=re.M)
+    start = max((tag.end() for tag in re.finditer(END, bare)), default=0)
+    unended = re.search(BEGIN, bare[start:], flags=re.M)
+    return reply[start : start + unended.start() if unended else None]
+
+
 def _code(reply: str, problem: Problem) -> tuple[str, bool]:
     """The code in a reply, and if its end was marked."""
-    reply = reply.rpartition("</think>")[2]
     fences = r"^([ \t]*)```[^\n]*\n(.*?)(^[ \t]*```[ \t]*$|\Z)"
     found = [match.groups() for match in re.finditer(fences, reply, flags=re.M | re.S)]
     blocks = [(re.sub(f"^{indent}", "", code, flags=re.M), bool(end)) for indent, code, end in found if code.strip()]

@@ -1,22 +1,23 @@
 """LoRA adapters: fresh ones from a recipe's settings, another run's to go on with, or one made weaker."""
 
 import shutil
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, load_peft_weights
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from flextune.errors import FlextuneError, UsageError
+from flextune.adapters import find_adapter, with_adapter
+from flextune.errors import FlextuneError, UsageError, reason
 from flextune.files import publish
-from flextune.models import find_adapter, with_adapter
-from flextune.tuning.settings import PRESETS, Adapter
+from flextune.tuning.roles import check_matches, places
+from flextune.tuning.settings import Adapter
 
 OWN = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout", "target_modules": "targets"}
 """Fields of `LoraConfig` that have a key of their own."""
@@ -36,8 +37,8 @@ def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
     Raises:
         UsageError: `adapter.peft` has a key that `peft.LoraConfig` has not, one that has its own place, or one that
             needs more than is done here.
-        FlextuneError: The model has none of the target modules, or the adapter to start from does not fit or needs
-            other weights than the model's.
+        FlextuneError: The model lacks a module that the targets or `adapter.peft` name; the adapter to start from does
+            not fit, or needs other weights than the model's.
     """
     if adapter.start is not None:
         tuned = with_adapter(base, find_adapter(adapter.start), trainable=True)
@@ -47,30 +48,32 @@ def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
                 "saved as factors of changed weights; convert it to plain LoRA first (see PEFT on PiSSA and OLoRA)"
             )
         return tuned
-    targets: Any = adapter.targets
-    if isinstance(targets, str):
-        targets = targets if targets == "all-linear" else list(PRESETS[targets])
     further = _further(adapter)
+    asked = places(adapter.targets, base)
+    if asked.parameters and adapter.dropout:
+        raise UsageError(
+            f"adapter.dropout = {adapter.dropout:g}: this model's experts are parameters that hold several layers "
+            "each, and PEFT has no dropout in front of those; set adapter.dropout=0"
+        )
+    experts = {"target_parameters": [*asked.parameters, *further.pop("target_parameters", ())]}
     try:
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=adapter.rank,
             lora_alpha=adapter.lora_alpha,
             lora_dropout=adapter.dropout,
-            target_modules=targets,
+            target_modules=asked.modules,
             **further,
+            **(experts if experts["target_parameters"] else {}),
         )
-        return get_peft_model(base, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it sets right itself, such as GPT-2's transposed weights
+            tuned = get_peft_model(base, config)
     except (ValueError, TypeError) as error:
-        first = str(error).strip().splitlines()[0]
-        shown = f"adapter.targets = {adapter.targets!r}" + (f", adapter.peft = {further}" if further else "")
-        raise FlextuneError(f"{shown} does not fit this model: {first}") from None
-
-
-def shapes(config: Any) -> Any:
-    """The model of a configuration without memory."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        shown = f"adapter.targets = {adapter.targets!r}" + (f", adapter.peft = {adapter.peft}" if adapter.peft else "")
+        raise FlextuneError(f"{shown} does not fit this model: {reason(error)}") from None
+    check_matches(tuned, adapter.targets, asked, adapter.peft)
+    return tuned
 
 
 def add_shapes(model: Any, adapter: Adapter) -> Any:

@@ -1,6 +1,7 @@
 """Examples to batches: prompt and completion as tokens, loss on the completion and the end of text only."""
 
 import random
+import reprlib
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from flextune.errors import FlextuneError
 from flextune.tasks import Example
+from flextune.tokens import Tokens
 
 IGNORED = -100
 """The label that the loss leaves out."""
@@ -22,35 +24,55 @@ Row: TypeAlias = dict[str, list[int]]
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Examples as tokens, and how many were too long."""
+    """Examples as tokens, and how many were left out."""
 
     rows: list[Row]
     too_long: int
+    unwritable: int = 0
+    """Those whose completion the tokenizer cannot write, such as one that drops line breaks."""
 
 
-def tokenize(examples: Sequence[Example], tokenizer: Any, max_length: int, what: str = "training set") -> Tokenized:
+def tokenize(
+    examples: Sequence[Example],
+    tokenizer: Any,
+    max_length: int,
+    what: str = "training set",
+    embedding_rows: int | None = None,
+) -> Tokenized:
     """Tokens and labels of each example; the end-of-text token is learned; too long ones are left out, never cut.
 
-    The prompt's tokens are always those of the prompt alone, as when the model is measured. The completion's are those
-    of the whole text where it begins with the prompt's tokens, and its own where a token would span the two.
+    The prompt's tokens are those that the model is asked with when it is measured, and the completion's decode after
+    them to the completion (`flextune.tokens`).
+
+    Raises `FlextuneError` if no example is left, or a token is beyond the rows of the model's embedding.
     """
-    rows = []
+    tokens = Tokens(tokenizer, embedding_rows)
+    rows: list[Row] = []
+    too_long = 0
+    unwritable: list[Example] = []
     for example in examples:
-        prompt = tokenizer(example.prompt)["input_ids"]
-        whole = tokenizer(example.prompt + example.completion)["input_ids"]
-        if whole[: len(prompt)] == prompt:
-            completion = whole[len(prompt) :]
+        prompt = tokens.prompt(example.prompt, example.id)
+        completion = tokens.completion(example.prompt, prompt, example.completion, example.id)
+        if completion is None:
+            unwritable.append(example)
+        elif len(prompt) + len(completion) > max_length:
+            too_long += 1
         else:
-            completion = tokenizer(example.completion, add_special_tokens=False)["input_ids"]
-        completion = [*completion, tokenizer.eos_token_id]
-        if len(prompt) + len(completion) <= max_length:
             rows.append({"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion})
+    if not rows and unwritable:
+        example = unwritable[0]
+        learned = tokens.shown_as(example.prompt, example.completion)
+        raise FlextuneError(
+            f"the model's tokenizer cannot write the completions of the {what}: {reprlib.repr(example.completion)} of "
+            f"{example.id} would be learned as {reprlib.repr(learned)}; use a "
+            "model whose tokenizer keeps every character"
+        )
     if not rows:
         raise FlextuneError(
             f"the {what} has no example of at most training.max_length = {max_length} tokens "
             f"({len(examples)} examples in all)"
         )
-    return Tokenized(rows, too_long=len(examples) - len(rows))
+    return Tokenized(rows, too_long, len(unwritable))
 
 
 @dataclass(frozen=True)

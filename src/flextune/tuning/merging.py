@@ -9,6 +9,7 @@ of an adapter, because ΔW is smaller than the distance between two of their 16 
 
 import gc
 import importlib.util
+import math
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,9 +21,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from flextune.adapters import adapted_weight, find_adapter, merged_below, with_adapter
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import differences, publish, read_json, sha256, write_json
-from flextune.models import ModelSource, find_adapter, find_model, load_model, merged_below, with_adapter
+from flextune.models import ModelSource, find_model, load_model, save_model
 from flextune.progress import progress, waiting
 from flextune.rundir import versions
 
@@ -76,8 +78,7 @@ def merge(adapter: str | Path, output: str | Path, *, model: str | None = None, 
     partial = output.with_name(f".{output.name}.partial")
     try:
         with waiting(f"Writing {output}"):
-            merged.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+            save_model(merged, tokenizer, partial, source)
             write_json(partial / ABOUT, {**about, "versions": versions()})
         publish(partial, output)
     finally:
@@ -97,7 +98,7 @@ def base_of(adapter: Path, model: str | None = None) -> ModelSource:
     """The model of an adapter, with what was merged below it; refuses weights that are quantized on disk."""
     name = model or model_of(adapter)
     source = find_model(name)
-    if "quantization_config" in read_json(source.path / "config.json"):
+    if "quantization_config" in read_json(source.path / "config.json", of_model=True):
         raise FlextuneError(
             f"the weights of {name} are quantized: merging into them would lose most of the adapter. Name the model in "
             "16 or 32 bits with --model, and quantize what comes out if need be"
@@ -199,7 +200,7 @@ def check(source: ModelSource, adapter: Path, prompts: Sequence[str], written: P
     skipped = []
     if importlib.util.find_spec("bitsandbytes") is None:
         skipped.append("4 bits: bitsandbytes is missing (pip install 'flextune[qlora]')")
-    elif (width := read_json(source.path / "config.json").get("hidden_size", BLOCK)) < BLOCK:
+    elif (width := read_json(source.path / "config.json", of_model=True).get("hidden_size", BLOCK)) < BLOCK:
         skipped.append(f"4 bits: the model is {width} wide, and bitsandbytes quantizes blocks of {BLOCK} weights")
     else:
         plan += [(_UNMERGED, [_UNMERGED_NF4]), (_UNMERGED_NF4, [_MERGED_NF4, _Way("unmerged, float16", "float16")])]
@@ -240,7 +241,7 @@ def _running(source: ModelSource, way: _Way, adapter: Path) -> Iterator[tuple[An
     """A model run in one way, and its tokenizer, for as long as they are needed."""
     if way.written:
         source = find_model(str(way.written))
-    model, tokenizer = load_model(replace(source, quantization=way.quantization), way.dtype)
+    model, tokenizer = load_model(replace(source, quantization=way.quantization), way.dtype, overflow=True)
     if way.merged and way.quantization:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT warns of what is measured here
@@ -259,34 +260,47 @@ def _running(source: ModelSource, way: _Way, adapter: Path) -> Iterator[tuple[An
 def _reference(source: ModelSource, adapter: Path, texts: Sequence[str], way: _Way) -> _Reference:
     with _running(source, way, adapter) as (model, tokenizer):
         # weights before logits: on a processor bitsandbytes packs 4-bit weights otherwise when they are first used
-        layers = {
-            name: (_dense(layer.get_base_layer()).to(model.dtype).cpu(), layer) for name, layer in _adapted(model)
-        }
+        layers = {name: (_dense(adapted_weight(layer)).to(model.dtype).cpu(), layer) for name, layer in _adapted(model)}
         logits = list(_logits(model, tokenizer, texts))
         for _, layer in layers.values():
-            layer.base_layer = torch.nn.Identity()  # so that the model can go
+            _let_go(layer)
     return _Reference(way.name, logits, layers)
 
 
+def _let_go(layer: Any) -> None:
+    """Take the model out of a LoRA layer, so that its memory can be freed; ΔW of experts asks for a type alone."""
+    before, name = adapted_weight(layer), getattr(layer, "parameter_name", None)
+    layer.base_layer = torch.nn.Identity()
+    if name:
+        layer.base_layer.register_parameter(name, torch.nn.Parameter(before.new_empty(0), requires_grad=False))
+
+
 def _adapted(model: Any) -> list[tuple[str, Any]]:
-    """The layers of the model that have an adapter, with the names that they have without."""
+    """The weights of the model that have an adapter, by the name that they have without, each with its LoRA layer."""
     from peft.tuners.lora import LoraLayer
 
     found = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
-    return [(name.removeprefix("base_model.model."), module) for name, module in found]
+    return [
+        (
+            f"{name.removeprefix('base_model.model.').replace('.base_layer', '')}."
+            f"{getattr(module, 'parameter_name', None) or 'weight'}",
+            module,
+        )
+        for name, module in found
+    ]
 
 
 def _delta(layer: Any) -> Tensor:
     return layer.get_delta_weight(layer.active_adapters[0]).float()  # type: ignore[no-any-return]
 
 
-def _dense(layer: Any) -> Tensor:
-    """The weight of a layer; that of 4 bits as the numbers that they stand for."""
-    if getattr(layer.weight, "quant_state", None) is None:
-        return layer.weight.detach()  # type: ignore[no-any-return]
+def _dense(weight: Any) -> Tensor:
+    """A weight; that of 4 bits as the numbers that they stand for."""
+    if getattr(weight, "quant_state", None) is None:
+        return weight.detach()  # type: ignore[no-any-return]
     import bitsandbytes.functional as bnb
 
-    return bnb.dequantize_4bit(layer.weight.data, layer.weight.quant_state)  # type: ignore[no-any-return]
+    return bnb.dequantize_4bit(weight.data, weight.quant_state)  # type: ignore[no-any-return]
 
 
 def _logits(model: Any, tokenizer: Any, texts: Iterable[str]) -> Iterator[Tensor]:
@@ -313,18 +327,21 @@ def _difference(name: str, reference: _Reference, model: Any, logits: Iterable[T
 
 
 def _kept(reference: _Reference, model: Any) -> tuple[float | None, float | None]:
-    """How much of ΔW is in a model's weights, and how far they are from W + ΔW; None for DoRA, which adds no ΔW."""
+    """How much of ΔW is in a model's weights, and how far they are from W + ΔW.
+
+    None for DoRA, which adds no ΔW, and where the weights overflow their type.
+    """
     if any(lora.lora_magnitude_vector for _, lora in reference.layers.values()):
         return None, None
-    modules, adapted = dict(model.named_modules()), dict(_adapted(model))
+    weights, adapted = dict(model.named_parameters(remove_duplicate=False)), dict(_adapted(model))
     inner = error = size = 0.0
     for name, (weight, lora) in reference.layers.items():
         layer = adapted.get(name)
-        acting = _dense(layer.get_base_layer() if layer is not None else modules[name]).float()
+        acting = _dense(adapted_weight(layer) if layer is not None else weights[name]).float()
         if layer is not None:
             acting = acting + _delta(layer)
         change, delta = (acting - weight.to(acting)).double(), _delta(lora).to(acting).double()
         inner += float((change * delta).sum())
         error += float((change - delta).square().sum())
         size += float(delta.square().sum())
-    return (inner / size, (error / size) ** 0.5) if size else (None, None)
+    return (inner / size, (error / size) ** 0.5) if size and math.isfinite(error) else (None, None)

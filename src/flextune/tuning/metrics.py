@@ -38,6 +38,7 @@ LOGGED = (
     "sophia_refreshes",
 )
 """What a row takes from the trainer's log, where it is there."""
+NAMED = {"loss": "the training loss", "eval_loss": "the validation loss"}
 
 
 class Metrics(TrainerCallback):
@@ -84,6 +85,13 @@ class Metrics(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """One row for each step, and what a validation adds to it."""
         logs = logs or {}
+        for key in ("loss", "eval_loss", *LOGGED):
+            if key in logs and not math.isfinite(logs[key]):
+                self._write(state)
+                raise DivergedError(
+                    f"{NAMED.get(key, key)} is {logs[key]} at step {state.global_step}: lower training.learning_rate "
+                    f"(now {args.learning_rate:g}) or train with dtype: float32 or bfloat16"
+                )
         if "eval_loss" in logs:
             if not self.rows or self.rows[-1]["step"] != state.global_step:
                 self.rows.append({"step": state.global_step, "epoch": state.epoch or 0.0, "seconds": self.seconds})
@@ -92,12 +100,6 @@ class Metrics(TrainerCallback):
             return
         took = time.monotonic() - self.started
         self.seconds = round(self.seconds + took, 3)
-        if not math.isfinite(logs["loss"]):
-            self._write(state)
-            raise DivergedError(
-                f"the training loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate "
-                f"(now {args.learning_rate:g}) or train with dtype: float32 or bfloat16"
-            )
         row: dict[str, Any] = {"step": state.global_step, "epoch": logs["epoch"], "loss": logs["loss"]}
         row |= {key: logs[key] for key in LOGGED if key in logs}
         row |= (

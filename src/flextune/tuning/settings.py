@@ -14,11 +14,11 @@ Bins = Literal["rfft", "fft", "parameters"]
 Form = Literal["factors", "product", "permuted", "l2"]
 
 PRESETS: dict[str, tuple[str, ...]] = {
-    "attention": ("q_proj", "v_proj"),
-    "comprehensive": ("q_proj", "v_proj", "up_proj", "down_proj"),
-    "mlp": ("gate_proj", "up_proj", "down_proj"),
+    "attention": ("query", "value"),
+    "comprehensive": ("query", "value", "up", "down"),
+    "mlp": ("gate", "up", "down"),
 }
-"""Target sets by name: the paper's Table 1 is `comprehensive`, its section 8.4 is `mlp`."""
+"""Roles of modules by the preset's name: the paper's Table 1 is `comprehensive`, its section 8.4 is `mlp`."""
 
 
 @dataclass(frozen=True, kw_only=True, config=SECTION)
@@ -26,7 +26,8 @@ class Adapter:
     """LoRA (Hu et al. 2021, arXiv 2106.09685): ΔW = (alpha / rank) · B A on the target modules."""
 
     targets: Literal["attention", "comprehensive", "mlp", "all-linear"] | list[str] = "mlp"
-    """A preset (attention: q, v; comprehensive: q, v, up, down; mlp: gate, up, down; all-linear), or module names."""
+    """A preset (attention: q, v; comprehensive: q, v, up, down; mlp: gate, up, down; all-linear), or module names. A
+    preset finds the modules with these roles in each architecture; a fused module counts for all of its roles."""
     rank: Annotated[int, Field(ge=1)] = 8
     """Rank r of the factors A (r × d_in) and B (d_out × r)."""
     alpha: float | str = 16.0

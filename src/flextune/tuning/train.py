@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, PrinterCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from flextune import processes
-from flextune.errors import FlextuneError, NoRoomError, UsageError
+from flextune.adapters import check_mergeable
+from flextune.errors import FlextuneError, NoRoomError, UsageError, reason
 from flextune.files import publish
-from flextune.models import ModelSource, load_model
+from flextune.models import ModelSource, compute_dtype, context, load_config, load_model, shapes
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
 from flextune.tasks import Example
@@ -32,13 +33,13 @@ from flextune.tuning.adapters import (
     gathered,
     load_weights,
     save_adapter,
-    shapes,
 )
 from flextune.tuning.batching import Collator, Row, bins, packing_is_exact, tokenize
 from flextune.tuning.curvature import SophiaCallback
 from flextune.tuning.divergence import base_logits, divergence
 from flextune.tuning.fourier import FourierPenalty
 from flextune.tuning.metrics import WHOLE, Metrics
+from flextune.tuning.outcome import check_outcome
 from flextune.tuning.settings import Adapter, Penalty, Training
 from flextune.tuning.sophia import SophiaG
 from flextune.tuning.trainer import SpectralTrainer
@@ -75,10 +76,11 @@ def train(
             f"quantization = {source.quantization!r}: 4-bit weights train on a GPU only; on a processor bitsandbytes "
             "packs them for inference when they are first used, and gives wrong gradients from then on"
         )
+    processes.check_environment()
     set_seed(seed)
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()  # what was held before, to measure the base, is not of training
-    base, tokenizer = load_model(source, dtype)
+    base, tokenizer = load_model(source, compute_dtype(source, dtype))
     model = add_adapter(base, adapter)
     if training.kl and changes_the_base(model):
         raise UsageError(
@@ -90,24 +92,31 @@ def train(
             f"training.kl = {training.kl:g} with adapter.peft.bias: PEFT cannot switch trained biases off, and so not "
             "show the model as it came; leave out one of the two"
         )
-    data = tokenize(examples, tokenizer, training.max_length)
-    held_out = tokenize(validation, tokenizer, training.max_length, "validation set") if validation else None
+    longest = min(training.max_length, context(model.config) or training.max_length)
+    embedding_rows = model.get_input_embeddings().weight.shape[0]
+    data = tokenize(examples, tokenizer, longest, embedding_rows=embedding_rows)
+    held_out = tokenize(validation, tokenizer, longest, "validation set", embedding_rows) if validation else None
     trainable, total = model.get_nb_trainable_parameters()
     say(
         f"Training {trainable:,} of {total:,} parameters ({trainable / total:.2%}) on {len(data.rows)} examples "
         f"of {training.dataset}"
-        + (f"; {data.too_long} longer than {training.max_length} tokens left out" if data.too_long else "")
-        + (f"; validating on {len(held_out.rows)}, {held_out.too_long} left out" if held_out else "")
+        + (f"; {data.too_long} longer than {longest} tokens left out" if data.too_long else "")
+        + (f"; {data.unwritable} that the tokenizer cannot write left out" if data.unwritable else "")
+        + (f"; validating on {len(held_out.rows)}, {len(validation) - len(held_out.rows)} left out" if held_out else "")
     )
     packed = packing_is_exact(model)
     if not packed:
         say("This model mixes examples that stand in one row: they are padded instead, which is slower")
-    collator = Collator(tokenizer.pad_token_id, packed=packed)
+    # nothing looks at padding, but every token needs a row of the embedding
+    pad = tokenizer.pad_token_id if (tokenizer.pad_token_id or 0) < embedding_rows else 0
+    collator = Collator(pad or 0, packed=packed)
     rows: list[Any] = data.rows
     if training.batch_tokens is not None:
         rows = bins(data.rows, training.batch_tokens, by_length=not packed, seed=seed)
     arguments = _arguments(run, training, seed, validate=held_out is not None)
     steps = _steps(arguments, len(rows))
+    if math.ceil(steps * training.warmup) >= steps:
+        arguments.warmup_steps = steps - 1  # the rate of the first warm-up step is 0: nothing would be learned
     if processes.leads():
         discard_half_written(run.checkpoints)
     processes.wait_for_all()
@@ -147,6 +156,8 @@ def train(
                     f"Keeping the adapter of step {metrics.best['step']}: validation loss "
                     f"{metrics.best['validation_loss']:.4f} per token"
                 )
+            some = collator(rows[: arguments.per_device_train_batch_size])
+            check_outcome(model, some, training.learning_rate, steps)
             _save(model, trainer, run, start)
 
 
@@ -288,16 +299,16 @@ def _curvature(training: Training, seed: int) -> list[Any]:
     )
 
 
-def check_training(source: ModelSource, training: Training, adapter: Adapter) -> None:
-    """Find now what training would refuse: a tracker that is not there, an adapter that does not fit the model."""
+def check_training(source: ModelSource, training: Training, adapter: Adapter, merged: bool = False) -> None:
+    """Find now what training would refuse: a tracker that is missing, an adapter that does not fit the model.
+
+    With `merged` also one that could not be added into the weights afterwards.
+    """
     _named_trackers(training)
     if adapter.start is None:
-        try:
-            config = AutoConfig.from_pretrained(source.path)
-        except (OSError, ValueError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise FlextuneError(f"the configuration of the model {source.path} cannot be read: {first}") from None
-        add_shapes(shapes(config), adapter)
+        tuned = add_shapes(shapes(load_config(source)), adapter)
+        if merged:
+            check_mergeable(tuned)
 
 
 def _trackers(run: RunDirectory, training: Training) -> list[Any]:
@@ -316,8 +327,7 @@ def _named_trackers(training: Training) -> list[Any]:
     try:
         return [kind() for kind in get_reporting_integration_callbacks(training.report_to)]
     except (ImportError, RuntimeError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UsageError(f"training.report_to = {', '.join(training.report_to)}: {first}") from None
+        raise UsageError(f"training.report_to = {', '.join(training.report_to)}: {reason(error)}") from None
 
 
 def _only(section: Any, keys: Sequence[str]) -> dict[str, Any]:
