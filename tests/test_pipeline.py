@@ -10,10 +10,14 @@ import sys
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from made_run import make_run
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from flextune import Recipe, Training, UsageError, pipeline, run
 from flextune.errors import FlextuneError
@@ -41,6 +45,13 @@ def recipe(tiny_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(RECIPE.format(model=tiny_model))
     return path
+
+
+def save_adapter(model, folder, seed=0):
+    """An adapter of the model with random factors."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
 
 
 def flextune(*arguments, **options):
@@ -117,7 +128,8 @@ def test_every_stage_writes_its_files(undisturbed):
     assert {row["problems"] for row in rows} == {4}  # a problem and its translation are one
     record = read_json(run.provenance)
     assert set(record["inputs"]) == {
-        *("model", "benchmark basics-python", "benchmark basics-java", "training set basics", "training processes")
+        *("model", "model files", "dtype", "training processes"),
+        *("benchmark basics-python", "benchmark basics-java", "training set basics"),
     }
     assert {"python", "torch", "toolchain java"} <= set(record["starts"][0]["versions"])
     assert not list(output.rglob("*partial*"))
@@ -135,6 +147,31 @@ def test_a_second_time_does_nothing(undisturbed, recipe):
     assert (code, "Training" in err) == (0, False)
     assert not (output / "checkpoints").exists()
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_the_record_says_what_ran_on_what(undisturbed, tiny_model):
+    output, *_ = undisturbed
+    record = read_json(output / "run.json")
+    files = {file.name: sha256(file) for file in tiny_model.iterdir() if file.suffix == ".json"}
+    assert record["inputs"]["model files"] == files
+    assert {"config.json", "tokenizer.json"} <= files.keys()
+    assert record["inputs"]["dtype"] == {"computed in": "float32"}
+    assert record["adapter"] == {"sha256": sha256(output / "adapter")}
+    start = record["starts"][0]
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    if head.returncode == 0:  # a checkout, and not an archive of one
+        assert start["commit"].rstrip("+") == head.stdout.strip()
+    assert start["environment"].get("OMP_NUM_THREADS") == os.environ.get("OMP_NUM_THREADS")
+
+
+def test_another_tokenizer_is_another_run(undisturbed, tiny_model, recipe, tmp_path):
+    output, *_ = undisturbed
+    copied = shutil.copytree(output, tmp_path / "run")
+    record = read_json(copied / "run.json")
+    record["inputs"]["model files"]["tokenizer.json"] = "0"
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UsageError, match=r"holds another run: input.model files.tokenizer.json is '0' there"):
+        run(load_recipe(recipe), copied)
 
 
 def test_verdicts_that_were_made_elsewhere_are_what_is_scored(undisturbed, recipe, tmp_path):
@@ -360,9 +397,7 @@ def test_several_processes_only_train(monkeypatch, tmp_path):
 
 def test_what_was_merged_below_an_adapter_belongs_to_it(tiny_model, tmp_path):
     def trained(name, first):
-        adapter = tmp_path / name / "adapter"
-        adapter.mkdir(parents=True)
-        (adapter / "adapter_config.json").write_text("{}")
+        save_adapter(tiny_model, tmp_path / name / "adapter")
         (tmp_path / name / "recipe.yaml").write_text(f"model: m\nmerge_first: {first or 'null'}\n")
         return str(tmp_path / name)
 
@@ -401,9 +436,7 @@ def test_another_number_of_processes_is_another_training(tiny_model, tmp_path, m
 @pytest.mark.parametrize("key", ["evaluation.adapter", "merge_first", "adapter.start"])
 def test_an_adapter_with_a_new_card_is_the_same_adapter(tiny_model, tmp_path, key):
     used = make_run(tmp_path / "used", ("base",))
-    used.adapter.mkdir()
-    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md"):
-        (used.adapter / name).write_text('{"peft_type": "another"}')
+    save_adapter(tiny_model, used.adapter)
     content = {"model": str(tiny_model), "evaluation": {"benchmarks": ["basics-python"]}}
     if key == "adapter.start":
         content |= {"training": {"limit": 4}, "adapter": {"start": str(used.path)}}
@@ -416,6 +449,6 @@ def test_an_adapter_with_a_new_card_is_the_same_adapter(tiny_model, tmp_path, ke
     assert write_card(used.path) is not None
     directory.adapter.mkdir()  # what it depends on must not change any more
     _begin(recipe, directory, measure=False)
-    (used.adapter / "adapter_model.safetensors").write_text("other weights")
+    save_adapter(tiny_model, used.adapter, seed=1)
     with pytest.raises(UsageError, match=r"holds another run: input\.adapter.*sha256 is"):
         _begin(recipe, directory, measure=False)

@@ -1,5 +1,6 @@
 """The stage `generate`: what stands in its file, what is asked, in which batches, and what is taken from the cache."""
 
+import datetime
 import json
 import shutil
 from dataclasses import replace
@@ -229,6 +230,36 @@ def test_nothing_is_taken_from_what_was_written_otherwise(written, other):
     written("a.jsonl", **how)
     assert len(written("b.jsonl", **{**how, **other}).asked) == 15
     assert written("c.jsonl", **how).batches == []
+
+
+def test_a_template_with_the_date_is_another_prompt_each_day(written, tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    source = replace(SOURCE, path=tmp_path / "m")
+    chat = {"generation": {"chat": True}, "source": source}
+    for template, same in (("{{ messages }}", True), ("{{ strftime_now('%d %b %Y') }}", False)):
+        (tmp_path / "m" / "chat_template.jinja").write_text(template)
+        monkeypatch.setattr(engine_module.datetime, "date", Day(1))
+        written(f"first-{same}.jsonl", **chat)
+        monkeypatch.setattr(engine_module.datetime, "date", Day(2))
+        assert (written(f"second-{same}.jsonl", **chat).batches == []) == same
+        assert written(f"third-{same}.jsonl", **chat).batches == []
+        # the date is nothing to a prompt without template
+        written(f"raw-{same}.jsonl", source=source)
+        monkeypatch.setattr(engine_module.datetime, "date", Day(3))
+        assert written(f"raw-again-{same}.jsonl", source=source).batches == []
+
+
+REAL = datetime.date
+
+
+class Day:
+    """The place of `datetime.date` on some day of a month."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def today(self):
+        return REAL(2026, 1, self.number)
 
 
 def test_a_model_in_another_folder_is_the_same_model(written):

@@ -128,6 +128,53 @@ def test_a_window_of_attention_slides(tiny_model, tmp_path, prompts):
     assert [text.text for text in written(backend, prompts)] == generated(tmp_path, prompts)
 
 
+@pytest.mark.parametrize(
+    "decoding", [Decoding(), SAMPLING, Decoding(kind="beam", beams=3)], ids=["greedy", "sampling", "beam"]
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_no_numbers_are_refused_with_where_they_begin(tiny_model, prompts, decoding, value):
+    backend = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+    layer = backend.model.model.layers[1].mlp.down_proj
+    hook = layer.register_forward_hook(lambda module, arguments, output: output * value)
+    requests = [Request(prompts[0], name="HumanEval/7")]
+    begins = r"beginning with the layer model\.layers\.1\.mlp\.down_proj;"
+    with pytest.raises(FlextuneError, match=rf"^HumanEval/7: the model's logits .* {begins}"):
+        backend.generate(requests, decoding, 4)
+    hook.remove()
+    with torch.no_grad():
+        layer.weight[0, 0] = value
+    with pytest.raises(FlextuneError, match=r"beginning with the weight model\.layers\.1\.mlp\.down_proj\.weight; try"):
+        backend.generate(requests, decoding, 4)
+
+
+def test_the_row_that_is_no_number_is_the_one_that_is_named(tiny_model, prompts):
+    backend = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+    unknown = backend.tokenizer("@")["input_ids"][0]
+    with torch.no_grad():
+        backend.model.model.embed_tokens.weight[unknown] = torch.nan
+    requests = [Request(f"{prompt}{'@' * (n == 2)}", name=f"p/{n}") for n, prompt in enumerate(prompts)]
+    with pytest.raises(FlextuneError, match=r"^p/2: .* beginning with the weight model\.embed_tokens\.weight"):
+        backend.generate(requests, Decoding(), 4)
+
+
+def test_a_prompt_that_does_not_fit_is_named(backend, prompts):
+    requests = [Request(prompts[0], name="p/0"), Request(prompts[0] * 9, name="p/1")]
+    with pytest.raises(FlextuneError, match=r"^p/1: its \d+ tokens and generation.max_new_tokens = 900 exceed"):
+        backend.generate(requests, Decoding(), 900)
+
+
+def test_tokens_beyond_the_embedding_are_refused_in_generation_too(tiny_model, prompts, monkeypatch):
+    backend = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+    backend.tokenizer.add_tokens(["<new>"])
+    with pytest.raises(
+        FlextuneError, match=r"p/1: the tokenizer gives '<new>' the id 600, and the model's .* 600 rows"
+    ):
+        backend.generate([Request("a"), Request("a <new>", name="p/1")], Decoding(), 4)
+    backend.tokenizer.chat_template = "{{ messages[0].content }}<new>"
+    with pytest.raises(FlextuneError, match=r"p/2: the tokenizer gives '<new>'"):
+        backend.generate([Request("a", chat=True, name="p/2")], Decoding(), 4)
+
+
 def test_a_model_with_another_kind_of_state_is_refused(tiny_model, tmp_path):
     from transformers import MambaConfig, MambaForCausalLM
 

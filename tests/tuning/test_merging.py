@@ -13,7 +13,10 @@ from flextune.errors import FlextuneError, UsageError
 from flextune.files import read_json
 from flextune.models import load_model
 from flextune.tuning import merging
+from flextune.tuning.adapters import add_adapter
 from flextune.tuning.merging import base_of, check, merge
+from flextune.tuning.settings import Adapter, Training
+from flextune.tuning.train import check_training
 
 PROMPTS = ["def add(a, b):\n", "def double(x):\n    return", "def largest(values):\n"]
 
@@ -59,6 +62,64 @@ def test_a_second_time_does_nothing_and_another_merge_is_not_overwritten(adapter
     (tmp_path / "other").mkdir()
     with pytest.raises(UsageError, match=r"other is there and no merge of flextune's"):
         merge(adapter, tmp_path / "other")
+
+
+def test_settings_of_generation_come_along_as_they_are(tiny_model, adapter, tmp_path):
+    """Also those that transformers refuses to save: a temperature without sampling, as many models come with."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = {**read_json(folder / "generation_config.json"), "temperature": 0.6, "do_sample": False, "top_k": 20}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    output = merge(adapter, tmp_path / "merged", model=str(folder))
+    assert read_json(output / "generation_config.json") == settings
+    assert load_model(models.find_model(str(output)))
+    (folder / "generation_config.json").unlink()
+    assert not (merge(adapter, tmp_path / "without", model=str(folder)) / "generation_config.json").exists()
+
+
+def test_an_adapter_names_its_base_from_any_folder(tiny_model, adapter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tiny_model.parent)
+    base, _ = load_model(models.find_model(tiny_model.name))
+    get_peft_model(base, LoraConfig(r=2, target_modules=["up_proj"])).save_pretrained(tmp_path / "adapter")
+    monkeypatch.chdir(tmp_path)
+    assert base_of(tmp_path / "adapter").path == tiny_model
+
+
+@pytest.mark.parametrize(("kind", "dense"), [("mixtral", {}), ("qwen2_moe", {"shared_expert_intermediate_size": 24})])
+def test_experts_are_merged(tmp_path, tiny_model, kind, dense):
+    """Their layers are parameters, several of them in one module."""
+    from transformers import AutoConfig
+
+    experts = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = AutoConfig.for_model(
+        kind, vocab_size=600, num_hidden_layers=2, pad_token_id=1, **sizes, **experts, **dense
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "model")
+    source = models.find_model(str(tmp_path / "model"))
+    settings = Adapter(targets="mlp", rank=2, dropout=0.0, peft={"init_lora_weights": False})
+    add_adapter(load_model(source, "float32")[0], settings).save_pretrained(tmp_path / "adapter")
+    output = merge(tmp_path / "adapter", tmp_path / "merged")
+    found = check(source, tmp_path / "adapter", PROMPTS, output)
+    assert found.fault is None
+    row = rows(found)["merged, float32"]
+    assert (row.kept, row.error) == (pytest.approx(1, abs=1e-6), pytest.approx(0, abs=1e-5))
+    assert rows(found)["without the adapter, float32"].largest_logit > 1e-3
+    assert rows(found)["as written"].error < 1e-5
+
+
+def test_what_cannot_be_merged_is_refused_before_training(tiny_model, tmp_path):
+    bias = Adapter(targets="mlp", peft={"lora_bias": True})
+    source = models.find_model(str(tiny_model))
+    check_training(source, Training(), bias)
+    with pytest.raises(
+        FlextuneError, match=r"has a bias \(lora_bias\) for gate_proj, .*: measure it unmerged, or train wi"
+    ):
+        check_training(source, Training(), bias, merged=True)
+    add_adapter(load_model(source)[0], bias).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(FlextuneError, match=r"has a bias \(lora_bias\)"):
+        merge(tmp_path / "adapter", tmp_path / "merged")
 
 
 def test_four_bits_are_refused(tiny_model, adapter, tmp_path):
