@@ -86,6 +86,11 @@ INCOMPLETE = {
         {"intermediate_size": 40},
         r"model.layers.0.mlp.down_proj.weight has the shape \(32, 48\), and config.json describes \(32, 40\)",
     ),
+    "integers without a scale": (
+        lambda weights: {**weights, "lm_head.weight": weights["lm_head.weight"].to(torch.int8)},
+        {},
+        r"stores lm_head.weight in I8, and config.json has no quantization_config",
+    ),
     "no number": (
         lambda weights: {**weights, "model.norm.weight": weights["model.norm.weight"] * torch.nan},
         {},

@@ -109,6 +109,7 @@ def load_model(
     load_config(source)
     tokenizer = load_tokenizer(source)
     try:
+        _check_types(source)
         with waiting(f"Loading {source.path}"):
             model, found = AutoModelForCausalLM.from_pretrained(
                 source.path,
@@ -120,7 +121,7 @@ def load_model(
                 output_loading_info=True,
                 **options,
             )
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, FlextuneError):
         raise
     except Exception as error:  # the libraries raise a dozen types; each means that the folder is no such model
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {reason(error)}") from None
@@ -151,6 +152,26 @@ def _check_complete(folder: Path, found: "dict[str, Any]") -> None:
         raise FlextuneError(
             f"the weights in {folder} are not those that its config.json describes: {mismatch(missing, unexpected)}{do}"
         )
+
+
+QUANTIZED = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2")
+"""Types of weights that mean nothing without their scales."""
+
+
+def _check_types(source: ModelSource) -> None:
+    """Refuse quantized weights of which config.json says nothing: they would be read as they stand."""
+    from safetensors import safe_open
+
+    if "quantization_config" in read_json(source.path / "config.json", of_model=True):
+        return
+    for path in sorted(source.path.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                if name.endswith(".weight") and (found := file.get_slice(name).get_dtype()) in QUANTIZED:
+                    raise FlextuneError(
+                        f"{path} stores {name} in {found}, and config.json has no quantization_config that says how to "
+                        "read it; use the checkpoint in 16 or 32 bits"
+                    )
 
 
 def load_config(source: ModelSource) -> Any:

@@ -97,7 +97,8 @@ class Recipe:
     revision: str | None = None
     """Commit, tag or branch of a model on the Hub; the commit is recorded either way."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of the frozen weights; auto: that of the checkpoint. Adapters are always trained in float32."""
+    """Type of the frozen weights; auto: that of the checkpoint, or float32 on a processor without instructions for its
+    16-bit floats. Adapters are always trained in float32."""
     quantization: Literal["nf4"] | None = None
     """Load the frozen weights in 4 bits (QLoRA, with double quantization); needs the extra `qlora`."""
     merge_first: str | None = None
@@ -242,6 +243,11 @@ def _check_sweep(recipe: Recipe, sweep: Sweep) -> None:
         raise UsageError("sweep.objective = validation_loss: needs training.validation, or set objective: pass@1")
     if sweep.objective == "pass@1" and not recipe.evaluation.benchmarks:
         raise UsageError("sweep.objective = pass@1: needs evaluation.benchmarks, such as mbpp-validation")
+    if sweep.objective == "pass@1" and training and set(recipe.variants) == {"base"}:
+        raise UsageError(
+            "sweep.objective = pass@1: evaluation.variants = [base] measures no adapter, so every trial would be worth "
+            "the same; add unmerged or merged"
+        )
     reported = [name for name in recipe.evaluation.benchmarks if not chooses(name)]
     if reported and recipe.evaluation.only is None and sweep.objective == "pass@1":
         raise UsageError(

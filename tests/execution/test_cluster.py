@@ -1,6 +1,9 @@
 """A cluster of two machines, played by two Ray nodes on this one; one of them is killed half-way."""
 
+import contextlib
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -51,24 +54,33 @@ def test_a_lost_machine_loses_and_doubles_no_verdict(nodes, tmp_path, monkeypatc
     judge_group = cluster_module.judge_group
 
     def logged(*arguments):
-        node = ray.get_runtime_context().get_node_id()
+        place = f"{ray.get_runtime_context().get_node_id()} {os.getpid()}"
         with log.open("a") as file:
-            file.write(f"begun {node}\n")
+            file.write(f"begun {place}\n")
         found = judge_group(*arguments)
         with log.open("a") as file:
-            file.write(f"done {node}\n")
+            file.write(f"done {place}\n")
         return found
 
     def groups(event, node=""):
-        return log.read_text().count(f"{event} {node}")
+        return [line.split()[-1] for line in log.read_text().splitlines() if line.startswith(f"{event} {node}")]
 
     def lose(node):
-        """Kill a node once it judges a group."""
+        """Kill a node while it judges a group, which it can no longer finish."""
         deadline = time.monotonic() + 120
-        while groups("begun", node.node_id) == groups("done", node.node_id):
+        while True:
             assert time.monotonic() < deadline, "the node judges nothing"
             time.sleep(0.01)
+            begun = groups("begun", node.node_id)
+            if len(begun) > len(groups("done", node.node_id)):
+                worker = int(begun[-1])
+                os.kill(worker, signal.SIGSTOP)
+                if len(begun) > len(groups("done", node.node_id)):
+                    break
+                os.kill(worker, signal.SIGCONT)
         cluster.remove_node(node, allow_graceful=False)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
 
     monkeypatch.setattr(cluster_module, "judge_group", logged)
     appended = []
@@ -88,7 +100,7 @@ def test_a_lost_machine_loses_and_doubles_no_verdict(nodes, tmp_path, monkeypatc
     assert sorted(appended) == list(range(len(expected)))
     assert [row["passed"] for row in rows] == [s == 0 for _, s in expected]
     assert read_json(tmp_path / "execution.json")["toolchains"]["python"].startswith("Python 3")
-    assert groups("begun") == 12 + 1  # only what the lost machine was judging is judged again
+    assert len(groups("begun")) == 12 + 1  # only what the lost machine was judging is judged again
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM, Phi3Config, Phi3ForCausalLM
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.generation import transformers_backend
@@ -155,6 +155,30 @@ def test_the_row_that_is_no_number_is_the_one_that_is_named(tiny_model, prompts)
     requests = [Request(f"{prompt}{'@' * (n == 2)}", name=f"p/{n}") for n, prompt in enumerate(prompts)]
     with pytest.raises(FlextuneError, match=r"^p/2: .* beginning with the weight model\.embed_tokens\.weight"):
         backend.generate(requests, Decoding(), 4)
+
+
+def test_long_rope_ends_where_neighbours_would_change_a_text(tiny_model, tmp_path):
+    """Within its original context Phi-3's texts are those of `generate`; beyond it they are refused."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    factors = {"short_factor": [1.0] * 4, "long_factor": [8.0, 4.0, 2.0, 1.0]}
+    config = Phi3Config(
+        vocab_size=600,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        original_max_position_embeddings=64,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors},
+        pad_token_id=1,
+        **sizes,
+    )
+    Phi3ForCausalLM(config).save_pretrained(tmp_path)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, tmp_path)
+    backend = TransformersBackend(ModelSource(tmp_path, {}), dtype="float32")
+    texts = ["def f(x):\n    return x\n", "a = 1\n"]
+    assert [text.text for text in written(backend, texts, limit=8)] == generated(tmp_path, texts, limit=8)
+    with pytest.raises(FlextuneError, match=r"exceed the model's context of 64"):
+        written(backend, texts, limit=60)
 
 
 def test_a_prompt_that_does_not_fit_is_named(backend, prompts):

@@ -137,11 +137,11 @@ def test_missing_pieces_are_said(tmp_path):
         write_report(tmp_path)
 
 
-def test_a_benchmark_that_is_still_to_come_is_named(tmp_path):
+def test_what_is_still_to_come_is_named(tmp_path):
     run = make_run(tmp_path)
     recipe = run.recipe.read_text().replace("- basics-python", "- basics-python\n  - basics-java")
     run.recipe.write_text(recipe)
-    assert "Not measured yet: basics-java." in write_report(run.path).read_text()
+    assert "Not measured yet: basics-java (base), basics-java (unmerged)." in write_report(run.path).read_text()
 
 
 def test_verdicts_without_programs(tmp_path):

@@ -23,6 +23,7 @@ from flextune.report.find import is_under_way
 from flextune.report.sweep import read_sweep, summary
 from flextune.rundir import RunDirectory
 from flextune.studies import sweep as module
+from flextune.studies.objective import measured_by
 from flextune.studies.process import StoppedError
 from flextune.studies.settings import Sweep
 from flextune.studies.space import own_values
@@ -439,6 +440,11 @@ def test_a_trial_measures_no_more_than_the_search_goes_by(tmp_path, made_up, mon
             {"evaluation": {"benchmarks": ["basics-python"]}},
             "evaluation.benchmarks would change what is measured",
         ),
+        (
+            {"space": {"adapter.rank": [2]}, "objective": "pass@1"},
+            {"evaluation": {"benchmarks": ["basics-python"], "variants": ["base"]}},
+            r"variants = \[base\] measures no adapter",
+        ),
         ({"space": {"training.learning_rate": ["1e-4", 0.0001]}}, {}, "would be tried twice"),
         ({"space": {"seed": [1]}, "only": {"seed": {"x": [1]}}}, {}, "only.seed.x: both have to be keys of space"),
     ],
@@ -446,6 +452,12 @@ def test_a_trial_measures_no_more_than_the_search_goes_by(tmp_path, made_up, mon
 def test_a_search_that_cannot_be_is_refused_at_once(sweep, keys, message):
     with pytest.raises(UsageError, match=message):
         recipe(sweep=sweep, **keys)
+
+
+def test_a_sweep_goes_by_an_adapter_whatever_the_order(tmp_path):
+    for variants in (["unmerged", "base"], ["base", "unmerged"], None):
+        made = recipe(evaluation={"benchmarks": ["basics-python"], "variants": variants})
+        assert measured_by(tmp_path, made, "basics-python").path.parent.name == "unmerged"
 
 
 def test_problems_of_a_reported_benchmark_choose_where_they_are_named():

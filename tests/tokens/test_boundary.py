@@ -242,6 +242,18 @@ def test_a_chat_template_that_cannot_be_used(template):
     assert TEMPLATES[template] in str(error.value)
 
 
+def test_a_thought_that_the_template_opens_is_part_of_the_reply():
+    """So that a draft which the limit has cut is not taken for the answer."""
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[THINK]"]})
+    for opening in ("<think>\n", "[THINK]", "<think>\n\n</think>\n\n", ""):
+        tokenizer.chat_template = f"{{{{ messages[0].content }}}}\nassistant: {opening}"
+        tokens = Tokens(tokenizer)
+        prompt = tokens.chat("hello")
+        tag = opening.strip() if "</" not in opening else ""
+        assert tokens.reply(prompt, tokenizer("draft")["input_ids"]) == (f"{tag}\ndraft" if tag else "draft")
+
+
 def test_one_of_several_chat_templates_has_to_be_the_default():
     tokenizer = byte_level()
     tokenizer.chat_template = {"tool_use": "T", "rag": "R"}

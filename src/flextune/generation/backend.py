@@ -64,6 +64,11 @@ def prompt_tokens(tokens: Tokens, request: Request) -> list[int]:
     return tokens.chat(request.prompt, request.name) if request.chat else tokens.prompt(request.prompt, request.name)
 
 
+def written_text(tokens: Tokens, request: Request, prompt: Sequence[int], written: Sequence[int]) -> str:
+    """The text of a request's new tokens."""
+    return tokens.reply(prompt, written) if request.chat else tokens.new_text(prompt, written, request.stop)
+
+
 def end_tokens(generation_config: Any) -> set[int]:
     """The tokens that a model's generation_config.json names as ends of a text: none, one or several."""
     found = getattr(generation_config, "eos_token_id", None)

@@ -15,7 +15,7 @@ from torch import Tensor
 from flextune.adapters import with_adapter
 from flextune.errors import FlextuneError
 from flextune.finite import where_it_begins
-from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens
+from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens, written_text
 from flextune.generation.beams import BeamSearch
 from flextune.generation.choice import Choice
 from flextune.generation.settings import BEAMS, Decoding
@@ -121,7 +121,7 @@ class TransformersBackend:
             say(f"Memory does not suffice for {rows} texts at a time: going on with {self.concurrency}")
             torch.cuda.empty_cache()
         return [
-            Text(self.tokens.new_text(prompt, tokens, request.stop), "stop" if stopped else "length", len(tokens))
+            Text(written_text(self.tokens, request, prompt, tokens), "stop" if stopped else "length", len(tokens))
             for request, prompt, (tokens, stopped) in zip(requests, prompts, written, strict=True)
         ]
 

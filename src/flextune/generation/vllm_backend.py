@@ -11,6 +11,7 @@ not on what else is asked, as far as the logits do not: in bfloat16 their last b
 
 import contextlib
 import gc
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from flextune.adapters import find_adapter, with_adapter
 from flextune.errors import FlextuneError, UsageError, reason
 from flextune.files import read_json
-from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens
+from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens, written_text
 from flextune.generation.settings import BEAMS, Decoding
 from flextune.models import ModelSource, check_weights, load_config, load_model, load_tokenizer, save_model
 from flextune.progress import waiting
@@ -138,6 +139,7 @@ class VLLMBackend:
                     stop_token_ids=sorted(self.tokens.ends),
                     skip_special_tokens=not self.tokens.shown(request.stop),
                     max_tokens=limit,
+                    logprobs=0,  # of the token itself, to see that it is a number
                     output_kind=RequestOutputKind.FINAL_ONLY,
                 )
                 for request in requests
@@ -242,7 +244,12 @@ class VLLMBackend:
         # the end of text is a token, which stays away; a stop string is what was written
         if output.finish_reason == "stop" and not isinstance(output.stop_reason, str):
             written = written[:-1]
-        return Text(self.tokens.new_text(prompt, written, request.stop), output.finish_reason, len(written))
+        if not math.isfinite(output.cumulative_logprob or 0):
+            raise FlextuneError(
+                f"{request.name}: the model's logits are no numbers in {self.dtype}; try dtype: float32, or "
+                "backend = 'transformers', which says in which layer they begin"
+            )
+        return Text(written_text(self.tokens, request, prompt, written), output.finish_reason, len(written))
 
 
 def _import_vllm() -> None:

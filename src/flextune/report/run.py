@@ -34,6 +34,7 @@ from flextune.report.results import (
 )
 from flextune.report.training import curves
 from flextune.rundir import Measurement, RunDirectory
+from flextune.scoring.runs import planned
 
 
 def write_report(run: str | Path, output: str | Path | None = None) -> Path:
@@ -87,9 +88,13 @@ def _results(results: Results) -> Iterator[Any]:
     if not results.results:
         yield Text("Nothing has been measured yet.")
         return
-    missing = set(results.benchmarks) - {result.benchmark for result in results.results}
+    there = {(result.benchmark, result.decoding, result.variant) for result in results.results}
+    missing = [
+        place for place in planned(results.path) if (place.benchmark, place.decoding, place.variant) not in there
+    ]
     if missing:
-        yield Text(f"Not measured yet: {', '.join(sorted(missing))}.")
+        names = dict.fromkeys(f"{place.benchmark} ({place.variant})" for place in missing)
+        yield Text(f"Not measured yet: {', '.join(names)}.")
     yield bars([_bar(result) for result in results.results])
     yield _table(results)
     yield verdicts([{"name": f"{r.benchmark}, {r.name}", "verdicts": r.scores["verdicts"]} for r in results.results])
@@ -293,7 +298,11 @@ def _made(results: Results) -> Iterator[Any]:
     yield Code("Provenance", yaml.safe_dump(results.provenance, sort_keys=False, allow_unicode=True))
     if results.comparisons:
         yield Code(
-            "Comparisons", "\n".join(f"{r['benchmark']}, {r['variant']}: {sentence(r)}" for r in results.comparisons)
+            "Comparisons",
+            "\n".join(
+                f"{r['benchmark']}, {r['decoding']}, {r['variant']} against {r['against']}: {sentence(r)}"
+                for r in results.comparisons
+            ),
         )
 
 

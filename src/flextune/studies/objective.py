@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flextune.files import read_json, read_jsonl
-from flextune.recipe import Recipe
+from flextune.recipe import Recipe, Variant
 from flextune.rundir import Measurement, RunDirectory
 from flextune.scoring.pass_at_k import count, estimates
 from flextune.studies.settings import Sweep
@@ -46,9 +46,16 @@ def _solved(folder: Path, recipe: Recipe) -> dict[int, float]:
     return found
 
 
+def chosen_variant(recipe: Recipe) -> Variant:
+    """The variant that a sweep goes by: the last with an adapter, or the base where nothing is tuned."""
+    tuned = [name for name in recipe.variants if name != "base"]
+    return tuned[-1] if tuned else "base"
+
+
 def measured_by(folder: Path, recipe: Recipe, benchmark: str) -> Measurement:
-    """What a sweep goes by: the last variant, and the first decoding."""
-    return RunDirectory(folder).measurement(benchmark, recipe.variants[-1], next(iter(recipe.evaluation.decodings)))
+    """The measurement that a sweep goes by, with the recipe's first decoding."""
+    decoding = next(iter(recipe.evaluation.decodings))
+    return RunDirectory(folder).measurement(benchmark, chosen_variant(recipe), decoding)
 
 
 def objective(folder: Path, recipe: Recipe, sweep: Sweep) -> float:

@@ -34,7 +34,7 @@ from flextune.progress import say
 from flextune.recipe import Recipe, change, dump_recipe, parse_recipe
 from flextune.report.sweep import RECORD
 from flextune.rundir import RunDirectory, version
-from flextune.studies.objective import all_known, objective, so_far
+from flextune.studies.objective import all_known, chosen_variant, objective, so_far
 from flextune.studies.process import StoppedError, alone
 from flextune.studies.settings import Sweep
 from flextune.studies.space import own_values, stored, suggested
@@ -305,7 +305,7 @@ def _trial(recipe: Recipe, settings: Mapping[str, Any], name: str) -> Recipe:
     if recipe.sweep and recipe.sweep.objective == "validation_loss":
         return change(made, {"evaluation.variants": []}, name)
     first = dict(itertools.islice(_plain(made)["evaluation"]["decodings"].items(), 1))
-    return change(made, {"evaluation.variants": made.variants[-1:], "evaluation.decodings": first}, name)
+    return change(made, {"evaluation.variants": [chosen_variant(made)], "evaluation.decodings": first}, name)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from flextune.errors import FlextuneError, UsageError, reason
+from flextune.tasks.reply import THOUGHTS
 
 ANCHORS = ("\n", "¦", "0")
 """Texts that a completion can follow without growing together with them; tried in this order."""
@@ -119,6 +120,12 @@ class Tokens:
                 parts += [before[end:], self._special[token]]
                 end = len(before)
         return "".join(parts) + self.decode([*prompt, *written])[end:]
+
+    def reply(self, prompt: Sequence[int], written: Sequence[int]) -> str:
+        """A chat's reply, with the tag of a thought that the template has opened at the end of the prompt."""
+        end = self.decode(prompt[-16:], special=True).rstrip()
+        opened = next((tag for tag in THOUGHTS if end.endswith(tag)), "")
+        return f"{opened}\n{self.new_text(prompt, written)}" if opened else self.new_text(prompt, written)
 
     def stops(self, written: Sequence[int], stop: tuple[str, ...]) -> bool:
         """Whether the last token brought a stop string to its end."""
