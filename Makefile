@@ -33,12 +33,11 @@ docs: setup ## Build the documentation into site/; a warning is an error
 
 setup: system $(VENV)/.ready ## Make .venv and install the system parts
 
-system: ## Install what programs are judged with: bubblewrap, a JDK, javatuples, g++, node
-	@PYTHON=$(PYTHON) scripts/system-parts python3-venv bubblewrap default-jdk-headless libjavatuples-java g++ nodejs
+system: ## Install what programs of the demo are judged with: bubblewrap, a JDK, javatuples, g++, node
+	@PYTHON=$(PYTHON) scripts/system-parts python3-venv bubblewrap $$($(PYTHON) scripts/packages.py --demo)
 
-toolchains: ## Install the toolchains of the other languages: Rust, Go, PHP, Ruby, Lua, TypeScript, C#
-	@scripts/system-parts rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit node-typescript mono-mcs \
-		mono-runtime bc
+toolchains: ## Install the toolchains of the languages that the demo does not need
+	@PYTHON=$(PYTHON) scripts/system-parts $$($(PYTHON) scripts/packages.py --names)
 
 browser: ## Install Chromium for the browser tests
 	@scripts/system-parts chromium

@@ -29,7 +29,7 @@ from pathlib import Path
 
 from flextune.execution import Program
 from flextune.execution.formats import read_programs
-from flextune.execution.languages import JAVATUPLES
+from flextune.languages.java import JAVATUPLES
 from flextune.rundir import machine
 from flextune.tasks import load_benchmark
 

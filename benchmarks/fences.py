@@ -73,7 +73,7 @@ def main() -> None:
             lines.append(f"| {name} | {seed} | {benchmark} | {counts[0]} of {problems} | {counts[1]} | {counts[2]} |")
         arms.setdefault(row, {})[seed] = target
     text = io.StringIO()
-    Console(file=text, width=140).print(summary(arms, NOT_OF_THE_PAPER))
+    Console(file=text, width=140, markup=False).print(summary(arms, NOT_OF_THE_PAPER))
     parts = [
         "# Completions cut at a closing fence",
         f"`python {' '.join(sys.argv)}`",

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from flextune.cli import app
+from flextune.languages import LANGUAGES
 from flextune.recipe import describe_keys
 
 ROOT = Path(__file__).parent.parent
@@ -64,7 +65,31 @@ HEAD = ("| key | default | |", "|---|---|---|")
 WORDS = {"None": "", "True": "`true`", "False": "`false`", "required": "required"}
 """Defaults that YAML writes otherwise than Python."""
 DECODING = re.compile(r"Decoding\(.*?\)")
-GENERATED = {"command line": command_line, "recipe keys": recipe_keys}
+
+
+def languages() -> str:
+    """Every language that can be judged, from its file in src/flextune/languages/."""
+    head = ("| language | MultiPL-E | HumanEval-X | MBXP | `basics` | tests of its own | packages |", "|---" * 7 + "|")
+    rows = [
+        "| "
+        + " | ".join(
+            (
+                f"{language.title} (`{name}`)",
+                f"`{language.short}`",
+                f"`{language.humaneval_x.name}`" if language.humaneval_x else "",
+                f"`{language.mbxp}`" if language.mbxp else "",
+                "yes" if language.basics else "",
+                "yes" if language.self_test_stop else "",
+                ", ".join(f"`{package.name}`" for package in language.packages),
+            )
+        )
+        + " |"
+        for name, language in sorted(LANGUAGES.items())
+    ]
+    return "\n".join([*head, *rows])
+
+
+GENERATED = {"command line": command_line, "recipe keys": recipe_keys, "languages": languages}
 """What stands in place of `<!-- generated: … -->`."""
 
 

@@ -1,10 +1,12 @@
 """What works on this machine, for `flextune doctor`."""
 
+from pathlib import Path
+
 from rich.table import Table
 
 from flextune.execution import sandbox
-from flextune.execution.languages import JAVATUPLES, LANGUAGES
-from flextune.execution.toolchain import find_tool, missing_parts, tool_version
+from flextune.execution.toolchain import find_tool, tool_version
+from flextune.languages import LANGUAGES
 from flextune.rundir import versions
 
 
@@ -16,8 +18,10 @@ def table() -> Table:
     for name, language in LANGUAGES.items():
         there = find_tool(name) is not None
         found.add_row(name, tool_version(name) or "missing", "" if there else language.install)
-    lacking = missing_parts({"java"}, ["org.javatuples"])
-    found.add_row("javatuples", "missing" if lacking else JAVATUPLES, lacking.rpartition(": ")[2] if lacking else "")
+    for library in (library for language in LANGUAGES.values() for library in language.libraries):
+        there = Path(library.path).exists()
+        advice = "" if there else library.missing.rpartition(": ")[2]
+        found.add_row(Path(library.path).stem, library.path if there else "missing", advice)
     for layer in sandbox.LAYERS:
         problem = sandbox.problem(layer)
         advice = "apt-get install bubblewrap" if problem and layer == "bubblewrap" else ""

@@ -10,6 +10,7 @@ import importlib.util
 import io
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -160,12 +161,10 @@ QUANTIZED = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2")
 
 def _check_types(source: ModelSource) -> None:
     """Refuse quantized weights of which config.json says nothing: they would be read as they stand."""
-    from safetensors import safe_open
-
     if "quantization_config" in read_json(source.path / "config.json", of_model=True):
         return
     for path in sorted(source.path.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             for name in file.keys():  # noqa: SIM118
                 if name.endswith(".weight") and (found := file.get_slice(name).get_dtype()) in QUANTIZED:
                     raise FlextuneError(
@@ -221,18 +220,25 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
 
 def check_weights(source: ModelSource) -> None:
     """Refuse safetensors files with values that are no numbers, for engines that load them without a look."""
-    from safetensors import SafetensorError, safe_open
-
     from flextune.finite import first_not_finite
 
     for path in sorted(source.path.glob("*.safetensors")):
-        try:
-            with waiting(f"Checking {path}"), safe_open(path, framework="pt") as file:
-                name = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-        except SafetensorError as error:
-            raise FlextuneError(f"{path} cannot be read: {reason(error)}") from None
+        with waiting(f"Checking {path}"), _opened(path) as file:
+            name = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
         if name:
             raise FlextuneError(f"{path} holds values that are no numbers, such as in {name}")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file; a torn one is an error that names it."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise FlextuneError(f"{path} cannot be read: {reason(error)}") from None
 
 
 def compute_dtype(source: ModelSource, dtype: str) -> str:
@@ -253,14 +259,12 @@ def compute_dtype(source: ModelSource, dtype: str) -> str:
 
 def _own_dtype(source: ModelSource) -> str:
     """The type of a checkpoint's weights, as transformers finds it: in config.json, or the first weight's."""
-    from safetensors import safe_open
-
     config = read_json(source.path / "config.json", of_model=True) if (source.path / "config.json").exists() else {}
     for section in (config, config.get("text_config") or {}):
         if own := section.get("dtype") or section.get("torch_dtype"):
             return str(own)
     for path in sorted(source.path.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             tensors = (file.get_tensor(name).dtype for name in file.keys())  # noqa: SIM118
             if found := next((found for found in tensors if found.is_floating_point), None):
                 return str(found).removeprefix("torch.")

@@ -15,7 +15,6 @@ from flextune import processes
 from flextune.adapters import find_adapter, merged_below
 from flextune.errors import UsageError
 from flextune.execution.engine import prepare
-from flextune.execution.languages import LANGUAGES
 from flextune.execution.program import Program
 from flextune.execution.settings import Execution
 from flextune.execution.stage import judge_completions
@@ -26,6 +25,7 @@ from flextune.generation.generate import generate
 from flextune.generation.prompts import Question
 from flextune.generation.settings import Decoding, Generation
 from flextune.inputs import Inputs, check_adapters, find_inputs, model_source
+from flextune.languages import LANGUAGES
 from flextune.models import compute_dtype
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe

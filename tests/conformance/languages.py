@@ -1,69 +1,14 @@
 """The conformance table: what every language must do, in programs that are as short as its problems are.
 
-A new language is one more line in each case.
+A new language is one more line in each case. The prompt and the tests are those of its known-right program.
 """
 
-PARTS = {
-    "python": ("def f(x):\n", "assert f(1) == 2\n"),
-    "java": (
-        "import java.util.*;\nclass Problem {\n    public static long f(long x) {\n",
-        "    }\n    public static void main(String[] args) {\n    assert(f(1l) == (2l));\n    }\n\n}\n",
-    ),
-    "javascript": ("function f(x){\n", "const assert = require('node:assert');\nassert.deepEqual(f(1), 2);\n"),
-    "cpp": (
-        "#include<assert.h>\n#include<bits/stdc++.h>\nlong f(long x) {\n",
-        "}\nint main() {\n    assert(f(1) == 2);\n}\n",
-    ),
-    "typescript": (
-        "function f(x: number): number {\n",
-        "declare var require: any;\nconst assert = require('node:assert');\n\n\nfunction test() {\n  let candidate = f;\n  assert.deepEqual(candidate(1),2);\n}\n\ntest();",
-    ),
-    "rust": (
-        "fn f(x: isize) -> isize {\n",
-        "}\n\nfn main() {\n    let candidate = f;\n    assert_eq!(candidate(1), 2);\n}\n",
-    ),
-    "go": (
-        'package f_test\n\nimport (\n    "testing"\n    "fmt"\n    "os"\n)\n\nvar _ = os.Args\n\nfunc f(x int) int {\n',
-        'func TestF(t *testing.T) {\n  candidate := f\n\ttype test struct {\n\t\tactual   interface{}\n\t\texpected interface{}\n\t}\n   tests := []test{\n     { actual: candidate(1), expected: 2 },\n   }\n\n\tfor i, tc := range tests {\n\t\tt.Run(fmt.Sprintf("test num % d", i), func(t *testing.T) {\n\t\t\tif fmt.Sprintf("%v", tc.actual) != fmt.Sprintf("%v", tc.expected) {\n\t\t\t\tt.Errorf("expected \'%s\', got \'%s\'", tc.expected, tc.actual)\n\t\t\t}\n\t\t})\n\t}\n}\n',
-    ),
-    "php": (
-        "<?php\nfunction f($x) {\n",
-        'function candidate(...$args) {\n    return f(...$args);\n}\n\nfunction test(): void {\n    if (candidate(1) !== 2) { throw new Exception("Test failed!"); }\n}\n\ntest();',
-    ),
-    "ruby": (
-        "def f(x)\n",
-        "require 'test/unit'\nclass TestHumanEval < Test::Unit::TestCase\n  def test_f\n    candidate = method(:f)\n    assert_equal(2, candidate.call(1))\n  end\nend\n",
-    ),
-    "lua": (
-        "local function f(x)\n",
-        "lu = require('luaunit')\n\nfunction test_humaneval()\nlocal candidate = f\n    lu.assertEquals(candidate(1), 2)\nend\n\nos.exit(lu.LuaUnit.run())",
-    ),
-    "bash": (
-        "#!/bin/bash\nf() {\n",
-        '}\n\ncandidate() {\n    f "$@"\n}\n\nset -e\nrun_test() {\n    [[ $(candidate "1") = "2" ]]\n}\n\nrun_test',
-    ),
-    "csharp": (
-        "using System;\nusing System.Numerics;\nusing System.Diagnostics;\nusing System.Collections.Generic;\nusing System.Linq;\nusing System.Text;\nusing System.Security.Cryptography;\nclass Problem {\n    public static long F(long x) {\n",
-        "    }\n    public static void Main(string[] args) {\n    Debug.Assert(F((1L)) == (2L));\n    }\n\n}\n",
-    ),
-}
-"""The prompt and the tests of one problem, f(1) = 2, in the shape that MultiPL-E gives it."""
+from flextune.languages import LANGUAGES
+
+PARTS = {name: (known.known_right.prompt, known.known_right.tests) for name, known in LANGUAGES.items()}
 
 CASES = {
-    "passed": {
-        "python": "    return x + 1",
-        "java": "        return x + 1;",
-        "javascript": "    return x + 1;\n}",
-        "cpp": "    return x + 1;",
-        "typescript": "    return x + 1;\n}",
-        "rust": "    x + 1",
-        "go": "    return x + 1\n}",
-        "php": "    return $x + 1;\n}",
-        "ruby": "  x + 1\nend",
-        "lua": "  return x + 1\nend",
-        "bash": "    echo $(($1 + 1))",
-        "csharp": "        return x + 1;",
-    },
+    "passed": {name: language.known_right.completion for name, language in LANGUAGES.items()},
     "wrong_answer": {
         "python": "    return x",
         "java": "        return x;",

@@ -48,7 +48,7 @@ def completions(path, seconds=0.0):
 @pytest.mark.slow
 def test_a_lost_machine_loses_and_doubles_no_verdict(nodes, tmp_path, monkeypatch):
     cluster, added = nodes
-    path, expected = completions(tmp_path / "completions.jsonl", seconds=0.3)
+    path, expected = completions(tmp_path / "completions.jsonl", seconds=0.1)
     monkeypatch.setattr(cluster_module, "GROUP", 10)
     log = tmp_path / "log"
     judge_group = cluster_module.judge_group

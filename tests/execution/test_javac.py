@@ -6,6 +6,8 @@ from flextune.execution import Execution, Program, execute, javac
 from flextune.execution.sandbox import choose
 from flextune.execution.session import Session
 
+PATIENCE = 120.0
+"""Seconds for one compilation: far more than it takes, however busy the machine is."""
 RIGHT = "class Problem { public static void main(String[] a) { System.out.println(List.of(1)); } }"
 HEAD = "import java.util.*;\n"
 WRONG = "class Problem { int f() { return x; } }"
@@ -28,22 +30,24 @@ DISTURBERS = {
 
 @pytest.fixture(scope="module")
 def session():
-    session = Session(choose(), Execution(), 1, {"java": 10})
-    yield session
-    session.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(javac, "PATIENCE", PATIENCE)
+        session = Session(choose(), Execution(), 1, {"java": 10})
+        yield session
+        session.close()
 
 
 def compiled(session, text):
     _, folder = session.new_folder()
     source = folder / "Problem.java"
     source.write_text(text)
-    answer = session.javac(0).compile(source)
+    answer = session.compiler(0).compile(source)
     return answer, sorted(path.name for path in folder.iterdir())
 
 
 def test_it_uses_the_pool(session):
     assert compiled(session, HEAD + RIGHT) == ("", ["Problem.class", "Problem.java"])
-    assert session.javac(0).kind == "pool"
+    assert session.compiler(0).kind == "pool"
 
 
 def test_errors_are_told_as_javac_tells_them(session):
@@ -62,10 +66,11 @@ def test_no_program_disturbs_the_next(session, name):
 
 def test_without_the_pool_the_public_interface_does_it(monkeypatch):
     monkeypatch.setattr(javac, "OPENED", ())
+    monkeypatch.setattr(javac, "PATIENCE", PATIENCE)
     session = Session(choose(), Execution(), 1, {"java": 10})
     try:
         assert compiled(session, HEAD + RIGHT) == ("", ["Problem.class", "Problem.java"])
-        assert session.javac(0).kind == "public"
+        assert session.compiler(0).kind == "public"
     finally:
         session.close()
 

@@ -1,6 +1,6 @@
 import pytest
 
-from flextune.execution.languages import LANGUAGES
+from flextune.languages import LANGUAGES
 from flextune.scoring.normal import normal_form
 
 

@@ -235,8 +235,9 @@ def test_a_trial_that_ends_while_another_worker_looks_for_one_is_not_done_again(
     assert (trial.number, taken.number) == (0, 1)
 
 
-def test_a_value_that_is_no_number_is_a_failure(tmp_path, made_up):
-    made_up(lambda made: [9.0, float("nan") if made.adapter.rank == 3 else 1.0])
+def test_a_value_that_is_no_number_is_a_failure(tmp_path, made_up, monkeypatch):
+    made_up(lambda made: [9.0, 1.0])
+    monkeypatch.setattr(module, "objective", lambda run, made, sweep: float("nan") if made.adapter.rank == 3 else 1.0)
     run_sweep(recipe(), tmp_path)
     causes = [trial["cause"] for trial in read_sweep(tmp_path)["trials"] if trial["settings"]["adapter.rank"] == 3]
     assert causes == ["validation_loss = nan: it stopped being a number"] * 2

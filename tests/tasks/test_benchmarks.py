@@ -62,7 +62,9 @@ def test_without_a_network_what_to_fetch_is_said(monkeypatch, tmp_path):
         load_benchmark("humaneval-java", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["humanevil", "basics-cobol", "none.jsonl", "humaneval-x-cobol", "apps-easy"])
+@pytest.mark.parametrize(
+    "name", ["humanevil", "basics-cobol", "none.jsonl", "humaneval-x-cobol", "apps-easy", "humaneval-plus", "mbpp-xx"]
+)
 def test_unknown_names(name):
     with pytest.raises(UsageError, match=name.replace(".", r"\.").removeprefix("apps-")):
         load_benchmark(name)
@@ -82,7 +84,7 @@ def test_own_problems(tmp_path):
         with pytest.raises(FlextuneError, match=rf"own\.jsonl, row 1: stop = .*{expected}"):
             load_benchmark(str(path))
     path.write_text(row * 2)
-    with pytest.raises(UsageError, match="'a' stands there twice"):
+    with pytest.raises(UsageError, match="'a' appears twice"):
         load_benchmark(str(path))
 
 

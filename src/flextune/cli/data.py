@@ -10,14 +10,14 @@ app = cyclopts.App(name="data", help="Look at benchmarks and training sets.")
 @app.command(name="list")
 def list_() -> None:
     """List benchmarks, and training sets with their prompt templates."""
-    from flextune.tasks import BENCHMARKS, TRAINING_SETS
+    from flextune.tasks.registry import listed
 
     out.print("Benchmarks", style="bold")
-    for name, what in BENCHMARKS.items():
-        out.print(f"  {name:<20} {what}", soft_wrap=True)
+    for name, entry in listed("measure"):
+        out.print(f"  {name:<20} {entry.about}", soft_wrap=True)
     out.print("\nTraining sets", style="bold")
-    for name, (what, templates) in TRAINING_SETS.items():
-        out.print(f"  {name:<20} {what} (templates: {', '.join(templates)})", soft_wrap=True)
+    for name, entry in listed("learn"):
+        out.print(f"  {name:<20} {entry.about} (templates: {', '.join(entry.templates)})", soft_wrap=True)
     out.print("\nOr a .jsonl file: of task_id, language, prompt, tests, stop; of prompt and completion.")
 
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from flextune.errors import FlextuneError
 from flextune.execution.judge import Finding, judge
-from flextune.execution.languages import LANGUAGES, End
 from flextune.execution.program import Program
 from flextune.execution.sandbox import Layer, Room, choose
 from flextune.execution.session import Session
 from flextune.execution.settings import Execution
 from flextune.execution.toolchain import check_languages, missing_parts
 from flextune.execution.verdict import Verdict
+from flextune.languages import LANGUAGES, End
 
 ENDLESS = re.compile(r"\bwhile\b|\buntil\b|\bloop\b|for\s*\(\s*;|\bfor\s*\{")
 """Loops that may never end: a program that runs into its time limit is best begun early."""

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flextune.errors import FlextuneError
-from flextune.execution.languages import JAVATUPLES
 from flextune.execution.sandbox import Job, Layer, Room
 from flextune.execution.sandbox.layer import Files, Running
 from flextune.execution.toolchain import tool_path
+from flextune.languages import java
 
-SERVER = Path(__file__).parent / "CompileServer.java"
+SERVER = Path(__file__).parent / java.LANGUAGE.compile_server
 PATIENCE = 10.0
 """Seconds by the clock that one compilation may take here."""
 FAILURES = 3
@@ -58,7 +58,7 @@ class WarmJavac:
                     self._start()
                 if not self.kind:
                     self.kind = self._answer()
-                request = "\t".join([self._options, JAVATUPLES, str(source.parent), str(source)])
+                request = "\t".join([self._options, java.JAVATUPLES, str(source.parent), str(source)])
                 os.write(self._requests, f"{request}\n".encode())
                 word, _, rest = self._answer().partition(" ")
             except (FlextuneError, OSError):
@@ -93,10 +93,10 @@ class WarmJavac:
         text.parent.chmod(0o755)
         text.write_bytes(SERVER.read_bytes())
         text.chmod(0o644)
-        java = str(Path(tool_path("java")).parent / "java")
+        launcher = str(Path(tool_path(java.LANGUAGE.name)).parent / "java")
         opened = [word for package in OPENED for word in ("--add-exports", package)]
         command = (
-            *(java, f"-Xmx{MEMORY_MB}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"),
+            *(launcher, f"-Xmx{MEMORY_MB}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"),
             *(*opened, str(text)),
         )
         job = Job(

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import IO
 
 from flextune.errors import FlextuneError
-from flextune.execution.languages import LANGUAGES, End, Language
 from flextune.execution.program import Program
 from flextune.execution.sandbox import Job, Room
 from flextune.execution.sandbox.supervise import MOST_FILES, Allowance, Outcome, Report, supervise
 from flextune.execution.session import Session, remove
 from flextune.execution.toolchain import PATH, tool_path
 from flextune.execution.verdict import Kind, Verdict
+from flextune.languages import LANGUAGES, End, Language
 from flextune.tasks import StandardInput
 
 DETAIL = 500
@@ -54,7 +54,7 @@ def judge(program: Program, room: Room, session: Session) -> Finding:
         report = Report()
         stack.callback(report.close)
         end = End(report.name(room), secrets.randbelow(1 << 26), secrets.randbelow(1 << 26))
-        if program.language == "python" and room.runs_python:
+        if language.runs_in_room and room.runs_python:
             run: _Python | _Compiled = _Python(language, room, session, report, end)
         else:
             number, folder = session.new_folder()
@@ -194,7 +194,7 @@ class _Compiled(_Run):
         if failed is not None:
             return failed
         self.folder.chmod(0o755)
-        command = self.language.run(main, self.session.settings.limits)
+        command = self.language.run(main, self.session.settings.limits.memory_mb)
         job = self._job(command, source, self._limits())
         return self.run(program, job)
 
@@ -224,15 +224,15 @@ class _Compiled(_Run):
         """None if it compiled."""
         if self.language.compile is None:
             return None
-        if self.language.name == "java":
-            errors = self.session.javac(self.number).compile(source)
+        if self.language.compile_server:
+            errors = self.session.compiler(self.number).compile(source)
             if errors is not None:
                 _check_release(errors.encode())
                 return ("compile_error", _tail(errors.encode()), False) if errors else None
         limits = self.session.settings.limits
         command = list(self.language.compile)
-        if self.language.name == "java" and self.session.settings.java_release:
-            command[1:1] = ["--release", str(self.session.settings.java_release)]
+        if self.language.release_option and self.session.settings.java_release:
+            command[1:1] = [self.language.release_option, str(self.session.settings.java_release)]
         warm = self.language.warm
         if warm is not None and self._warm is not None and re.search(warm.pattern, text, re.MULTILINE):
             command[1:1] = warm.options

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from flextune.errors import FlextuneError
 from flextune.execution.javac import WarmJavac
-from flextune.execution.languages import LANGUAGES
 from flextune.execution.sandbox import Layer, Room
 from flextune.execution.settings import Execution
 from flextune.execution.toolchain import PATH, tool_path, toolchain_folders
+from flextune.languages import LANGUAGES
 
 WORKERS_PER_COMPILER = 4
 """Workers that one warm Java compiler keeps busy: it compiles about 120 programs a second, a worker runs about 20."""
@@ -38,9 +38,10 @@ class Session:
         self.folder = Path(tempfile.mkdtemp(prefix="flextune-"))
         self.folder.chmod(0o755)
         compilers = -(-workers // WORKERS_PER_COMPILER)
-        self._javac = [WarmJavac(layer, self.folder, self.readable, settings.java_release) for _ in range(compilers)]
-        if programs.get("java", 0) > 1:
-            for compiler in self._javac:
+        release = settings.java_release
+        self._compilers = [WarmJavac(layer, self.folder, self.readable, release) for _ in range(compilers)]
+        if any(count > 1 and LANGUAGES[name].compile_server for name, count in programs.items()):
+            for compiler in self._compilers:
                 compiler.start()
 
     def room(self) -> Room:
@@ -55,9 +56,9 @@ class Session:
         folder.chmod(0o777)
         return number, folder
 
-    def javac(self, number: int) -> WarmJavac:
-        """The compiler for a program's number."""
-        return self._javac[number % len(self._javac)]
+    def compiler(self, number: int) -> WarmJavac:
+        """The compiler that stays warm, for a program's number."""
+        return self._compilers[number % len(self._compilers)]
 
     def warm(self, name: str) -> Path | None:
         """The folder with what is done once for all programs in a language; None if that is not worth it."""
@@ -86,7 +87,7 @@ class Session:
 
     def close(self) -> None:
         """End the compilers and remove the folder."""
-        for compiler in self._javac:
+        for compiler in self._compilers:
             compiler.close()
         remove(self.folder)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flextune.errors import FlextuneError
 from flextune.execution import sandbox
-from flextune.execution.languages import JAVATUPLES, LANGUAGES
+from flextune.languages import LANGUAGES
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
 """Where programs find commands."""
@@ -80,6 +80,8 @@ def check_languages(names: set[str]) -> None:
 
 def missing_parts(names: set[str], programs: list[str]) -> str | None:
     """A library that some programs need and that is not there, as a sentence."""
-    if "java" in names and not Path(JAVATUPLES).exists() and any("org.javatuples" in text for text in programs):
-        return f"{JAVATUPLES} is missing, which MultiPL-E's Java programs import: apt-get install libjavatuples-java"
+    for name in sorted(names):
+        for library in LANGUAGES[name].libraries:
+            if not Path(library.path).exists() and any(library.used_by in text for text in programs):
+                return library.missing
     return None

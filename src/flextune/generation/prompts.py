@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from flextune.generation.settings import Generation
+from flextune.languages import LANGUAGES, comment_marker
 from flextune.tasks import Problem, completion_of, message, truncate
 
-HASH = ("python", "ruby", "bash", "perl", "r", "julia", "elixir")
 PLAN = "Plan, step by step:"
 
 
@@ -45,10 +45,11 @@ def question(problem: Problem, generation: Generation) -> Question:
 
 def _plan(problem: Problem) -> str:
     """The first words of a plan in comments, as far to the right as the function's first line."""
-    marker = "#" if problem.language in HASH else "--" if problem.language == "lua" else "//"
+    marker = comment_marker(problem.language)
     last = problem.prompt.rstrip().rpartition("\n")[2]
     indent = last[: len(last) - len(last.lstrip())]
     # at the margin, a comment would be a stop string where a function's head ends with neither
-    if last.endswith(("{", ":")) or problem.language in ("lua", "ruby"):
+    known = LANGUAGES.get(problem.language)
+    if last.endswith(("{", ":")) or (known and known.functions_end == "word"):
         indent += "    "
     return f"{indent}{marker} {PLAN}\n{indent}{marker} 1."

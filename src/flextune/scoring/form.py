@@ -3,10 +3,9 @@
 import ast
 import re
 
+from flextune.languages import LANGUAGES
 from flextune.tasks.python_source import parse
 
-WITH_BRACES = ("cpp", "csharp", "java", "javascript", "php", "typescript")
-"""Languages, by MultiPL-E's names or ours, whose statements and blocks end in marks that prose does not have."""
 BEGINS = re.compile(
     r"(return|if|else|for|foreach|while|do|switch|case|default|try|throw|const|let|var|function|break|await)\b(?! to\b)"
     r"|[\w.$>\[\]-]+\(|[^.!?'\"]*=[^=>]"
@@ -33,7 +32,8 @@ def is_code(language: str, prompt: str, completion: str) -> bool | None:
     """
     if language == "python":
         return _begins_python(prompt, completion)
-    return _begins_statement(completion) if language in WITH_BRACES else None
+    known = LANGUAGES.get(language)
+    return _begins_statement(completion) if known and known.ends_in_semicolons else None
 
 
 def _begins_python(prompt: str, completion: str) -> bool:

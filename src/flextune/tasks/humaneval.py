@@ -7,11 +7,9 @@ from pathlib import Path
 
 from flextune import hub
 from flextune.files import sha256
+from flextune.languages.python import STOP
 from flextune.tasks.problem import Problem
 from flextune.tasks.source import Rows, Source, read
-
-STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\n```")
-"""The next statement at the left margin ends the function (Chen et al., section 2.1; decorators and fences added)."""
 
 SOURCE = Source(
     file="humaneval.jsonl",

@@ -3,19 +3,9 @@
 import re
 from pathlib import Path
 
+from flextune.languages import LANGUAGES, by_short_name
 from flextune.tasks.problem import Problem
 from flextune.tasks.source import Source, read
-
-LANGUAGES = {
-    "py": "python",
-    "js": "javascript",
-    "ts": "typescript",
-    "rs": "rust",
-    "rb": "ruby",
-    "sh": "bash",
-    "cs": "csharp",
-}
-"""MultiPL-E's short names, where ours differ."""
 
 REVISION = "28441b6024e71d4a1c1c0f6bf171c935cd5a43f2"
 KEYS = {"name": str, "language": str, "prompt": str, "tests": str, "stop_tokens": list}
@@ -27,7 +17,7 @@ def short_name(language: str) -> str:
     >>> short_name("rust"), short_name("rs"), short_name("java")
     ('rs', 'rs', 'java')
     """
-    return next((short for short, ours in LANGUAGES.items() if ours == language), language)
+    return LANGUAGES[language].short if language in LANGUAGES else language
 
 
 def load(config: str, data: Path | None) -> tuple[list[Problem], dict[str, object]]:
@@ -35,10 +25,12 @@ def load(config: str, data: Path | None) -> tuple[list[Problem], dict[str, objec
     source = Source(file=f"multipl-e/{config}.jsonl", repo="nuprl/MultiPL-E", revision=REVISION, config=config)
     rows = read(source, data, KEYS)
     short = config.partition("-")[2]
+    known = by_short_name(short)
+    language = known.name if known else short
     problems = [
         Problem(
             task_id=row["name"],
-            language=LANGUAGES.get(short, short),
+            language=language,
             prompt=row["prompt"],
             tests=row["tests"],
             stop=tuple(row["stop_tokens"]),

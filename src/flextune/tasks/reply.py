@@ -11,13 +11,8 @@ import re
 import textwrap
 import warnings
 
+from flextune.languages import LANGUAGES
 from flextune.tasks.problem import Problem, StandardInput, truncate
-
-BRACES = ("java", "csharp", "cpp", "javascript", "typescript", "php", "go", "rust")
-"""Languages whose functions end at the brace that closes them."""
-
-OPENS = {"java": "    static void reply() {\n", "csharp": "    static void reply() {\n", "rust": "fn reply() {\n"}
-"""What the first brace of the tests closes, where helpers follow the asked function."""
 
 THOUGHTS = {
     **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
@@ -34,7 +29,6 @@ END = rf"(?:{'|'.join(map(re.escape, THOUGHTS.values()))}|assistantfinal)"
 QUOTED = rf"^[ \t]*```.*\n(?:(?![ \t]*(?:```|{END}\s*$)).*\n)*(?:[ \t]*```\s*?$|.*\Z)|`[^`\n]+`"
 """A fenced block, without a line that only ends a thought, or code in a sentence."""
 
-COMMENT = r"//[^\n]*|/\*.*?(?:\*/|\Z)"
 DEFINED = r"^(?:async +)?def +(\w+)"
 CODE = r"^(?:import |from \S+ import |@|class |(?:async +)?def |\w+ *= *\S)"
 
@@ -87,7 +81,7 @@ def completion_of(reply: str, problem: Problem) -> str:
         return _python(code, problem, whole)
     if not _asked(problem)[1]:
         return code
-    return _braces(code, problem, whole) if problem.language in BRACES else _other(code, problem)
+    return _braces(code, problem, whole) if _has_braces(problem.language) else _other(code, problem)
 
 
 def _without_thoughts(reply: str) -> str:
@@ -115,6 +109,10 @@ def _code(reply: str, problem: Problem) -> tuple[str, bool]:
     code = reply.partition("```")[0]
     start = re.search(CODE, code, flags=re.M) if problem.language == "python" else _signature(code, problem)
     return code[start.start() :] if start else code, False
+
+
+def _has_braces(language: str) -> bool:
+    return language in LANGUAGES and LANGUAGES[language].functions_end == "brace"
 
 
 def _defines(code: str, problem: Problem) -> bool:
@@ -167,9 +165,8 @@ def _parse(code: str) -> ast.Module | None:
 
 def _blank(code: str, language: str, strings: bool = True) -> str:
     """The code with spaces for its comments and strings, so that what is left are names and braces, at their places."""
-    quoted = r"'(?:\\[^'\n]*|[^'\\\n])'" if language == "rust" else r"'(?:\\.|[^'\\\n])*'"
-    comment = COMMENT + r"|#[^\n]*" if language == "php" else COMMENT
-    pattern = rf'(?P<comment>{comment})|"(?:\\.|[^"\\\n])*"|`[^`]*`|{quoted}'
+    known = LANGUAGES[language]
+    pattern = rf'(?P<comment>{known.comments})|"(?:\\.|[^"\\\n])*"|`[^`]*`|{known.quoted}'
 
     def spaces(match: re.Match[str]) -> str:
         return re.sub(r"[^\n]", " ", match[0]) if strings or match["comment"] else match[0]
@@ -201,7 +198,7 @@ def _open(blank: str) -> int:
 def _asked(problem: Problem) -> tuple[str, str]:
     """The signature with which the prompt ends, and its name; empty if it ends with none."""
     text = problem.prompt
-    if problem.language in BRACES:
+    if _has_braces(problem.language):
         text = _blank(text, problem.language)
         text = text[: _open(text)]
     line = text.rstrip().rpartition("\n")[2].strip()
@@ -215,7 +212,7 @@ def _signature(code: str, problem: Problem) -> re.Match[str] | None:
     if not name:
         return None
     same = r"^[ \t]*" + r"\s*".join(re.escape(token) for token in re.findall(r"\w+|\S", line))
-    if problem.language in BRACES:
+    if _has_braces(problem.language):
         code = _blank(code, problem.language)
         # a name, parameters, and a brace before the next statement
         like = rf"^[^\n;(]*\b{name}\s*(?:<[^\n(]*>\s*)?(?:=[^\n;(]*)?\((?:[^()]|\([^()]*\))*\)[^;{{}}\n.]*\s*\{{"
@@ -234,11 +231,11 @@ def _braces(code: str, problem: Problem, whole: bool) -> str:
     closed = str(problem.tests).lstrip().startswith("}")
     after = bare[end + 1 : _close(blank, end + 1)] if whole and end is not None else ""
     helpers = _helpers(_news(bare[_open(blank[:start]) : start], problem), after, language)
-    if language == "cpp":
+    if LANGUAGES[language].overloads_by_order:
         if signature and (helpers.strip() or signature[0].split() != _asked(problem)[0].split()):
             return _namespace(code if whole or end is None else code[: end + 1], problem, closed)
     elif helpers.strip():
-        return f"{body}\n}}\n{helpers}\n{OPENS.get(language, '') if closed else ''}"
+        return f"{body}\n}}\n{helpers}\n{LANGUAGES[language].reopens if closed else ''}"
     return body if closed else f"{body}\n}}\n"
 
 
@@ -261,7 +258,7 @@ def _news(code: str, problem: Problem) -> str:
 
     def kept(match: re.Match[str]) -> str:
         statement = match[0].strip()
-        lost = ("import", "package", "<", "using") if problem.language == "csharp" else ("import", "package", "<")
+        lost = LANGUAGES[problem.language].lost_imports
         return "" if statement in had or statement.startswith(lost) else match[0]
 
     return re.sub(imports, kept, code, flags=re.M)
@@ -275,7 +272,7 @@ def _helpers(before: str, after: str, language: str) -> str:
         found = [(match.start(), _close(blank, match.end())) for match in re.finditer(pattern, blank, flags=re.M)]
         return [(start, end + 1) for start, end in found if end is not None]
 
-    if language in ("javascript", "typescript", "php"):
+    if LANGUAGES[language].script:
         definition = r"^(?:async +)?(?:function|class|interface|(?:const|let|var) +\w+ *=[^;{]*=>)[^;{]*\{"
         return before + "\n".join(after[start:end] for start, end in spans(after, definition))
     code = before + after

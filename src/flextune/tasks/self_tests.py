@@ -17,73 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flextune.errors import FlextuneError
+from flextune.languages import LANGUAGES, Form
 from flextune.tasks.problem import Problem, truncate
 from flextune.tasks.python_source import parse
 
 MOST = 5
 """How many assertions of one text count: the first ones, as in CodeT."""
 
-STOPS = {
-    "python": ("\ndef", "\nclass", "\nif", "\nprint", "\n@", '\n"""', "\n```"),
-    "java": ("\n    }", "\n}", "\n```"),
-    "javascript": ("\n}", "\n```"),
-    "typescript": ("\n}", "\n```"),
-    "cpp": ("\n}", "\n```"),
-}
-"""The end of a list of assertions. A comment is none: models like to write one between two assertions."""
-
 LINES = 30
 """A Python assertion over more lines than this is given up."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """How MultiPL-E writes tests in one language: regular expressions, without the assertions between head and tail."""
-
-    head: str
-    tail: str
-    indent: str
-    opening: str
-    """The start of an assertion, up to the arguments of the asked function."""
-    body: str
-    """What stands in the prompt for the answer, with the brace where the head does not close the function."""
-    ends_by_line: bool = False
-    """The end of a line ends a statement, with or without a semicolon."""
-
-
-SCRIPT = r"const assert = require\('node:assert'\);\n\n\nfunction test\(\) \{\n  let candidate = (?P<asked>\w+);\n"
-FORMS = {
-    "java": Form(
-        head=r"    \}\n    public static void main\(String\[\] args\) \{\n",
-        tail=r"    \}\n\n\}\n",
-        indent="    ",
-        opening="assert({asked}(",
-        body="        // left out here\n",
-    ),
-    "javascript": Form(
-        head=SCRIPT,
-        tail=r"\}\n\ntest\(\);\n?",
-        indent="  ",
-        opening="assert.deepEqual(candidate(",
-        body="    // left out here\n}\n\n",
-        ends_by_line=True,
-    ),
-    "typescript": Form(
-        head=r"declare var require: any;\n" + SCRIPT,
-        tail=r"\}\n\ntest\(\);\n?",
-        indent="  ",
-        opening="assert.deepEqual(candidate(",
-        body="    // left out here\n}\n\n",
-        ends_by_line=True,
-    ),
-    "cpp": Form(
-        head=r"\}\nint main\(\) \{\n    auto candidate = (?P<asked>\w+);\n",
-        tail=r"\}\n",
-        indent="    ",
-        opening="assert(candidate(",
-        body="    // left out here\n",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -120,7 +62,7 @@ def test_prompt(problem: Problem) -> str | None:
 
 def test_stop(problem: Problem) -> tuple[str, ...]:
     """What ends the writing of tests."""
-    return STOPS.get(problem.language, ())
+    return LANGUAGES[problem.language].self_test_stop if problem.language in LANGUAGES else ()
 
 
 test_prompt.__test__ = test_stop.__test__ = False  # type: ignore[attr-defined]  # whatever pytest makes of their names
@@ -144,7 +86,8 @@ def written_tests(text: str, problem: Problem) -> list[str]:
     if problem.language == "python":
         found = _python_assertions(source, frame.asked)
     else:
-        found = _assertions(source, frame.asked, FORMS[problem.language].ends_by_line)
+        form = _form(problem)
+        found = _assertions(source, frame.asked, form is not None and form.ends_by_line)
     distinct: dict[str, str] = {}
     for test in found:
         distinct.setdefault(_without_space(test), test)
@@ -160,7 +103,12 @@ def program_tests(problem: Problem, test: str) -> str:
     Raises `FlextuneError` where tests cannot be asked for.
     """
     frame = _known_frame(problem)
-    return frame.head + (_one_argument(test) if problem.language == "cpp" else test) + "\n" + frame.tail
+    form = _form(problem)
+    return frame.head + (_one_argument(test) if form and form.assertion_is_macro else test) + "\n" + frame.tail
+
+
+def _form(problem: Problem) -> Form | None:
+    return LANGUAGES[problem.language].self_test_form if problem.language in LANGUAGES else None
 
 
 def _known_frame(problem: Problem) -> Frame:
@@ -173,8 +121,8 @@ def _known_frame(problem: Problem) -> Frame:
 def _frame(problem: Problem) -> Frame | None:
     if not isinstance(problem.tests, str):
         return None
-    if problem.language in FORMS:
-        return _braced_frame(problem.prompt, problem.tests, FORMS[problem.language])
+    if form := _form(problem):
+        return _braced_frame(problem.prompt, problem.tests, form)
     return _python_frame(problem.prompt, problem.tests) if problem.language == "python" else None
 
 

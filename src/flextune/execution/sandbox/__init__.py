@@ -9,7 +9,6 @@ A layer opens rooms; a room runs one job at a time. `choose` finds the strongest
 
 import os
 import stat
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from flextune.errors import FlextuneError, UsageError
 from flextune.execution.sandbox import bubblewrap, native, none
 from flextune.execution.sandbox.layer import Job, Layer, Room, SandboxError
 from flextune.execution.sandbox.probe import escapes
+from flextune.languages.python import interpreter
 
 __all__ = ["Job", "Layer", "Room", "SandboxError", "choose", "problem", "python", "tool_folders"]
 
@@ -57,7 +57,7 @@ def choose(name: str = "auto", allow_unsandboxed: bool = False, disk_mb: int = 6
 def problem(name: str) -> str | None:
     """Why a layer cannot be used here, in a few words; None if it holds a probe that tries to get out."""
     found = bubblewrap.missing() if name == "bubblewrap" else native.missing()
-    return found or _unreachable() or escapes(_layer(name, disk_mb=64), python(), tool_folders(python()))
+    return found or _unreachable() or escapes(_layer(name, disk_mb=64), interpreter(), tool_folders(interpreter()))
 
 
 def _unreachable() -> str | None:
@@ -71,14 +71,9 @@ def _unreachable() -> str | None:
 
 def _layer(name: str, disk_mb: int) -> Layer:
     if name == "native":
-        return native.Native(python(), disk_mb)
+        return native.Native(interpreter(), disk_mb)
     # where there is no landlock, Python programs get a bubblewrap each, as all others do
-    return bubblewrap.Bubblewrap(python() if native.missing() is None else None, disk_mb)
-
-
-def python() -> str:
-    """The interpreter that judges Python: the system's, or ours where there is none."""
-    return "/usr/bin/python3" if Path("/usr/bin/python3").exists() else os.path.realpath(sys.executable)
+    return bubblewrap.Bubblewrap(interpreter() if native.missing() is None else None, disk_mb)
 
 
 def tool_folders(tool: str) -> tuple[str, ...]:
