@@ -5,15 +5,14 @@ import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from flextune.adapters import find_adapter, warn_of_other_base, with_adapter
 from flextune.errors import FlextuneError
 from flextune.files import read_json
-from flextune.inputs import check_adapters
-from flextune.models import find_model, load_model
+from flextune.models import check_adapters, find_model, load_model
 from flextune.pipeline import generate_only
 from flextune.tuning.adapters import add_adapter
 from flextune.tuning.merging import merge
@@ -74,6 +73,11 @@ HALF = {
         lambda weights: {name: weight * torch.nan for name, weight in weights.items()},
         {},
         r"holds values that are no numbers, such as in .*lora_A.*: train it anew",
+    ),
+    "a kind of LoRA that looks at other tokens": (
+        same,
+        {"alora_invocation_tokens": [5, 6]},
+        r"alora_invocation_tokens makes it a kind of LoRA that flextune does not know",
     ),
     "no kind": (same, {"peft_type": None}, r"adapter_config.json has no peft_type: expected LORA"),
     **{
@@ -141,6 +145,44 @@ def test_more_than_factors_has_to_land_too(tiny_model, tmp_path):
         )
         with pytest.raises(FlextuneError, match=rf"missing, such as .*{part}|{part}.* is missing"):
             with_adapter(AutoModelForCausalLM.from_pretrained(tiny_model), cut)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_factors_out_of_the_weights_load_as_peft_loads_them(tiny_model, tmp_path, start):
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    get_peft_model(base, LoraConfig(r=2, target_modules=["up_proj"], init_lora_weights=start)).save_pretrained(tmp_path)
+    source = find_model(str(tiny_model))
+    check_adapters(source, [tmp_path])
+    ids = torch.tensor([[5, 6, 7]])
+    ours = with_adapter(load_model(source, "float32")[0], tmp_path)(ids).logits
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path)(ids).logits
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_biases_are_missed_next_to_an_embedding_that_is_saved(tiny_model, tmp_path):
+    config = LoraConfig(r=2, target_modules=["up_proj"], bias="all", init_lora_weights=False)
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model, attention_bias=True))
+    get_peft_model(base, config).save_pretrained(tmp_path / "whole", save_embedding_layers=True)
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model, attention_bias=True))
+    with_adapter(fresh, tmp_path / "whole")
+    cut = changed(
+        tmp_path / "whole", tmp_path / "cut", lambda w: {n: t for n, t in w.items() if not n.endswith(".bias")}
+    )
+    fresh = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny_model, attention_bias=True))
+    with pytest.raises(FlextuneError, match=r"missing, such as .*bias"):
+        with_adapter(fresh, cut)
+
+
+def test_what_does_nothing_or_is_not_known_is_said(tiny_model, whole, tmp_path, capsys):
+    zero = changed(
+        whole, tmp_path / "zero", lambda w: {n: t * ("lora_A" in n) for n, t in w.items()}, use_future_thing=True
+    )
+    with_adapter(load_model(find_model(str(tiny_model)))[0], zero)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has use_future_thing, which this version of PEFT ignores" in said
+    assert "does nothing, since every factor B is zero: the model is the base model" in said
 
 
 def test_an_adapter_lands_with_all_its_values(tiny_model, whole):

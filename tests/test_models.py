@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from flextune import hub
 from flextune.adapters import find_adapter, with_adapter
+from flextune.checkpoints import compute_dtype
 from flextune.errors import FlextuneError
 from flextune.files import read_json
-from flextune.models import ModelSource, compute_dtype, context, find_model, load_model
+from flextune.models import ModelSource, context, find_model, load_config, load_model, shapes
 
 
 def test_four_bits_need_their_library(tiny_model, monkeypatch):
@@ -91,6 +92,16 @@ INCOMPLETE = {
         {},
         r"stores lm_head.weight in I8, and config.json has no quantization_config",
     ),
+    "integers of experts, and no quantization": (
+        lambda weights: {**weights, "model.norm.gate_up_proj": torch.ones(2, 4, 4, dtype=torch.int64)},
+        {"quantization_config": None},
+        r"stores model.norm.gate_up_proj in I64",
+    ),
+    "an unknown quantization": (
+        lambda weights: None,
+        {"quantization_config": {"quant_method": "nosuch"}},
+        r"transformers does not know the quant_method 'nosuch'",
+    ),
     "no number": (
         lambda weights: {**weights, "model.norm.weight": weights["model.norm.weight"] * torch.nan},
         {},
@@ -105,6 +116,52 @@ def test_weights_that_are_not_the_models_are_refused(tiny_model, tmp_path, case)
     folder = changed(tiny_model, tmp_path / "model", change, **config)
     with pytest.raises(FlextuneError, match=message):
         load_model(find_model(str(folder)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("gpt2", "transformer.h.0.attn.masked_bias"), ("gpt_neo", "transformer.h.0.attn.attention.bias")],
+)
+def test_causal_masks_of_older_versions_are_no_weights(tiny_model, tmp_path, kind, name):
+    sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "hidden_size": 16, "num_layers": 1, "num_heads": 2}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=600, attention_types=[[["global"], 1]], **sizes)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {**weights, name: torch.ones(1, 1, 4, 4, dtype=torch.uint8)}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    transformers.AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    assert load_model(find_model(str(tmp_path)))
+
+
+def test_a_snapshot_of_the_hub_with_an_adapter_in_it(tiny_model, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_model, tmp_path / "snapshot")
+    (folder / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr(hub, "online", lambda: True)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: str(folder))
+    with pytest.raises(FlextuneError, match=r"is both a model \(config.json\) and an adapter"):
+        find_model("a/b")
+
+
+def test_only_what_a_model_reads_is_in_its_checksums(tiny_model, tmp_path):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    before = find_model(str(folder)).settings()
+    assert {"config.json", "tokenizer.json", "generation_config.json"} <= before.keys()
+    for name in ("merge.json", "notes.txt", "README.md", "model.safetensors.index.json"):
+        (folder / name).write_text("{}")
+    assert find_model(str(folder)).settings() == before
+
+
+def test_what_no_model_can_be_made_of_is_one_sentence(tiny_model, tmp_path):
+    for number, config in enumerate(({"hidden_act": "nosuch"}, {"model_type": "t5"}, {"vocab_size": -1})):
+        folder = changed(tiny_model, tmp_path / str(number), lambda weights: None, **config)
+        with pytest.raises(
+            FlextuneError, match=r"no causal language model can be made of the configuration|cannot be read"
+        ):
+            shapes(load_config(find_model(str(folder))))
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(FlextuneError, match=r"config.json: expected an object, found list"):
+        load_config(find_model(str(folder)))
 
 
 def test_what_transformers_itself_leaves_out_is_no_reason(tiny_model, tmp_path):

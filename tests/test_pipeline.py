@@ -202,6 +202,26 @@ def test_what_training_would_refuse_is_refused_before_anything_is_measured(recip
     assert not list(tmp_path.rglob("completions*"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"eos_token": None}, "the tokenizer has no end-of-text token"),
+        ({}, "ACCELERATE_MIXED_PRECISION = 'bf16'"),
+    ],
+)
+def test_what_no_training_can_learn_is_refused_before_anything_is_measured(
+    recipe, tiny_model, tmp_path, monkeypatch, change, message
+):
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = read_json(folder / "tokenizer_config.json") | change
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    if not change:
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(FlextuneError, match=message):
+        run(load_recipe(recipe, [f"model={folder}"]), tmp_path / "run")
+    assert not list(tmp_path.glob("run/evaluation/*/*/*/completions*"))
+
+
 def test_an_error_lets_go_of_the_processes_that_write(recipe, tiny_model, tmp_path, monkeypatch):
     def fails(*args, **_):
         (engine,) = (value for value in args if isinstance(value, Engine))

@@ -24,6 +24,8 @@ def environment(monkeypatch):
         ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR"),
         ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4"),
         ("ACCELERATE_DOWNCAST_BF16", "true"),
+        ("ACCELERATE_USE_DEEPSPEED", "true"),
+        ("ACCELERATE_TORCH_DEVICE", "meta"),
     ],
 )
 def test_what_would_change_the_training_is_refused(environment, name, value):

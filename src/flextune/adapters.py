@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from flextune.progress import say
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+OF_OTHER_KINDS = ("alora_invocation_tokens", "arrow_config")
+"""Fields of `LoraConfig` with which a token's weights depend on other tokens, or on other adapters."""
 
 
 def find_adapter(folder: str | Path) -> Path:
@@ -36,11 +39,15 @@ def find_adapter(folder: str | Path) -> Path:
 
 
 def _check_kind(adapter: Path) -> None:
-    kind = read_json(adapter / CONFIG).get("peft_type")
+    content = read_json(adapter / CONFIG)
+    kind = content.get("peft_type") if isinstance(content, dict) else None
     if kind is None:
         raise FlextuneError(f"{adapter / CONFIG} has no peft_type: expected LORA, as PEFT's save_pretrained writes it")
     if kind != "LORA":
         raise FlextuneError(f"{adapter / CONFIG}: peft_type is {kind}, and flextune reads LoRA adapters only (LORA)")
+    config = read_json(adapter / CONFIG)
+    if other := next((key for key in OF_OTHER_KINDS if config.get(key)), None):
+        raise FlextuneError(f"{adapter / CONFIG}: {other} makes it a kind of LoRA that flextune does not know")
     if not any((adapter / name).exists() for name in WEIGHTS):
         raise FlextuneError(f"{adapter} has an {CONFIG}, and no {WEIGHTS[0]}")
 
@@ -93,7 +100,7 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
     Raises:
         FlextuneError: A weight is missing, unexpected, of another shape, or no number; the adapter is not LoRA.
     """
-    from peft import PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel
     from peft.utils import load_peft_weights
 
     from flextune.finite import first_not_finite
@@ -103,7 +110,10 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
         weights = load_peft_weights(str(adapter), device="cpu")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what they warn of is refused below
-            tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable)
+            config = PeftConfig.from_pretrained(str(adapter))
+            if any(parameter.is_meta for parameter in model.parameters()):
+                config.init_lora_weights = False  # some take the factors out of weights that are not there
+            tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=trainable, config=config)
     except Exception as error:  # PEFT and safetensors raise a dozen types; each means that it does not fit
         raise FlextuneError(f"the adapter {adapter} does not fit the model: {reason(error)}") from None
     if not weights:
@@ -111,6 +121,12 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
     if name := first_not_finite(weights.items()):
         raise FlextuneError(f"the adapter {adapter} holds values that are no numbers, such as in {name}: train it anew")
     _check_landing(tuned, weights, adapter)
+    named = {field.name for field in fields(LoraConfig)} | {"auto_mapping", "peft_version"}
+    if unknown := sorted(key for key, value in read_json(adapter / CONFIG).items() if value and key not in named):
+        say(f"Warning: {adapter / CONFIG} has {', '.join(unknown)}, which this version of PEFT ignores")
+    factors = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
+    if len(factors) * 2 == len(weights) and not any(weight.any() for weight in factors):
+        say(f"Warning: the adapter {adapter} does nothing, since every factor B is zero: the model is the base model")
     return _merge(tuned, dtype) if merged else tuned
 
 
@@ -125,8 +141,9 @@ def _check_landing(tuned: Any, weights: dict[str, Any], adapter: Path) -> None:
         if unexpected:
             # saved embeddings, and experts under the names of older versions, which PEFT converts
             result = set_peft_model_state_dict(tuned, dict(weights))
-            landed = [key for key in result.missing_keys if ".default" in key]
-            missing, unexpected = set(landed), set(result.unexpected_keys)
+            landed = {key for key in result.missing_keys if ".default" in key}
+            missing = {key for key in missing if "lora_" not in key} | landed
+            unexpected = set(result.unexpected_keys)
     if missing or unexpected:
         raise FlextuneError(
             f"the adapter {adapter} does not fit the model: {mismatch(missing, unexpected)} of "
@@ -179,6 +196,20 @@ def check_mergeable(tuned: Any) -> None:
                 f"the adapter has a bias (lora_bias) for {name.rpartition('.')[2]}, and the model has none there to "
                 "add it to: measure it unmerged, or train without adapter.peft.lora_bias"
             )
+
+
+def is_only_factors(adapter: Path) -> bool:
+    """Whether unloading an adapter gives back the base: it has factors alone, and has left the weights as they were."""
+    from safetensors import safe_open
+
+    config = read_json(adapter / CONFIG)
+    if config.get("layer_replication") or config.get("init_lora_weights") not in (True, False, None, "gaussian"):
+        return False
+    path = adapter / WEIGHTS[0]
+    if not path.exists():
+        return False
+    with safe_open(path, framework="pt") as file:
+        return all("lora_" in name for name in file.keys())  # noqa: SIM118
 
 
 def adapted_weight(layer: Any) -> Any:

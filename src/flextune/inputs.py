@@ -1,13 +1,12 @@
 """What a recipe names: data sets, a model, adapters; found and checked before anything is done with them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flextune.adapters import check_mergeable, find_adapter, merged_below, warn_of_other_base, with_adapter
+from flextune.adapters import find_adapter, merged_below
 from flextune.errors import UsageError
 from flextune.generation.settings import Generation
-from flextune.models import ModelSource, find_model
+from flextune.models import ModelSource, check_adapters, find_model
 from flextune.recipe import Recipe
 from flextune.reranking import ask_for_tests
 from flextune.tasks import Benchmark, TrainingSet, first, load_benchmark, load_training_set
@@ -82,22 +81,3 @@ def find_inputs(recipe: Recipe) -> Inputs:
     named = [find_adapter(name) for name in (recipe.adapter.start, recipe.evaluation.adapter) if name]
     check_adapters(source, [*source.adapters, *named], merged="merged" in recipe.variants)
     return Inputs(**vars(data), source=source)
-
-
-def check_adapters(source: ModelSource, adapters: Sequence[Path], merged: bool = False) -> None:
-    """Refuse adapters that do not fit the model, before anything is measured; say it if one names another model.
-
-    With `merged` also those that cannot be added into its weights, as those below another one always are.
-
-    The model's shapes are enough for that: it is made without memory, and none of its weights are read.
-    """
-    if not adapters:
-        return
-    from flextune.models import load_config, shapes
-
-    config = load_config(source)
-    for adapter in adapters:
-        tuned = with_adapter(shapes(config), adapter)
-        if merged or adapter in source.adapters:
-            check_mergeable(tuned)
-        warn_of_other_base(adapter, str(source.provenance.get("hub") or source.path), source.provenance.get("sha256"))

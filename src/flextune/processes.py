@@ -17,6 +17,9 @@ CHANGES_THE_TRAINING = {
     "ACCELERATE_DYNAMO_BACKEND": ("no",),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),
     "ACCELERATE_DOWNCAST_BF16": ("no", "false", "0"),
+    "ACCELERATE_USE_DEEPSPEED": ("false", "no", "0"),
+    "ACCELERATE_USE_MEGATRON_LM": ("false", "no", "0"),
+    "ACCELERATE_TORCH_DEVICE": ("cpu", "cuda"),
 }
 """What accelerate takes from the environment and a recipe says nothing of, with the values that change nothing."""
 RECORDED = (
@@ -41,12 +44,17 @@ _worker = False
 
 def count() -> int:
     """How many processes there are."""
-    return int(os.environ.get("WORLD_SIZE") or "1")
+    return _number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
     """The number of this process among all; what an earlier start left in the environment of one alone says nothing."""
-    return int(os.environ.get("RANK") or "0") if count() > 1 else 0
+    return _number("RANK", 0) if count() > 1 else 0
+
+
+def _number(name: str, default: int) -> int:
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else default
 
 
 def leads() -> bool:

@@ -1,6 +1,7 @@
 import itertools
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from flextune.errors import FlextuneError, UsageError
 from flextune.generation import transformers_backend
-from flextune.generation.backend import Request, check_window
+from flextune.generation.backend import Request, check_window, end_tokens
 from flextune.generation.choice import LOOK, Choice
 from flextune.generation.settings import Decoding
 from flextune.generation.transformers_backend import TransformersBackend
@@ -179,6 +180,44 @@ def test_long_rope_ends_where_neighbours_would_change_a_text(tiny_model, tmp_pat
     assert [text.text for text in written(backend, texts, limit=8)] == generated(tmp_path, texts, limit=8)
     with pytest.raises(FlextuneError, match=r"exceed the model's context of 64"):
         written(backend, texts, limit=60)
+
+
+def test_the_base_is_the_base_after_any_adapter(tiny_model, tmp_path, prompts):
+    """PEFT leaves trained heads and biases in the model when it unloads an adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    backend = TransformersBackend(ModelSource(tiny_model, {}), dtype="float32")
+    base = written(backend, prompts)
+    for number, more in enumerate(({"modules_to_save": ["lm_head"]}, {"init_lora_weights": "pissa"}, {})):
+        torch.manual_seed(0)
+        config = LoraConfig(r=2, target_modules=["up_proj"], **({"init_lora_weights": False} | more))
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
+        for name, parameter in model.named_parameters():
+            if "modules_to_save" in name:
+                torch.nn.init.normal_(parameter)
+        model.save_pretrained(tmp_path / str(number))
+        backend.use(tmp_path / str(number))
+        tuned = written(backend, prompts)
+        backend.use(None)
+        assert written(backend, prompts) == base
+        assert tuned != base or "init_lora_weights" in more
+
+
+@pytest.mark.parametrize(
+    ("configs", "ends"),
+    [
+        (({"eos_token_id": 3}, {"eos_token_id": 5}), {3}),
+        (({"eos_token_id": None}, {"eos_token_id": [5, 7]}), {5, 7}),
+        (({}, {}), set()),
+    ],
+)
+def test_ends_are_those_of_the_first_configuration_that_names_any(configs, ends):
+    assert end_tokens(*(SimpleNamespace(**config) for config in configs)) == ends
+
+
+def test_an_end_that_is_no_number_is_refused():
+    with pytest.raises(FlextuneError, match=r"eos_token_id is '<end>': expected a token's number"):
+        end_tokens(SimpleNamespace(eos_token_id="<end>"))
 
 
 def test_a_prompt_that_does_not_fit_is_named(backend, prompts):

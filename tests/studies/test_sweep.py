@@ -530,7 +530,7 @@ def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(
     made = recipe(tiny_model, sweep={"space": {"adapter.rank": [2, 3, 4]}}, training=training)
     output = tmp_path / "sweep"
     process = start(tmp_path, made, output, 2)
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 1200
     while process.poll() is None and time.monotonic() < deadline:  # until one is recorded and another is learning
         record = read_json(output / "sweep.json")["trials"] if (output / "sweep.json").exists() else []
         whole = [output / trial["run"] for trial in record if trial["state"] == "complete"]
@@ -545,7 +545,7 @@ def test_killed_with_two_workers_it_goes_on_without_losing_or_repeating_a_trial(
     before = {path: read_json(RunDirectory(path).provenance)["starts"] for path in whole}
     assert before
     code = start(tmp_path, made, output, 2)
-    _, err = code.communicate(timeout=600)
+    _, err = code.communicate(timeout=1200)
     assert code.returncode == 0, err
     trials = read_sweep(output)["trials"]
     assert settings(trials) == settings([{"settings": chosen} for chosen in made.sweep.grid()])

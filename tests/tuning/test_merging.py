@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from flextune import models
 from flextune.adapters import with_adapter
@@ -87,8 +88,6 @@ def test_an_adapter_names_its_base_from_any_folder(tiny_model, adapter, tmp_path
 @pytest.mark.parametrize(("kind", "dense"), [("mixtral", {}), ("qwen2_moe", {"shared_expert_intermediate_size": 24})])
 def test_experts_are_merged(tmp_path, tiny_model, kind, dense):
     """Their layers are parameters, several of them in one module."""
-    from transformers import AutoConfig
-
     experts = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
     config = AutoConfig.for_model(
@@ -107,6 +106,42 @@ def test_experts_are_merged(tmp_path, tiny_model, kind, dense):
     assert (row.kept, row.error) == (pytest.approx(1, abs=1e-6), pytest.approx(0, abs=1e-5))
     assert rows(found)["without the adapter, float32"].largest_logit > 1e-3
     assert rows(found)["as written"].error < 1e-5
+
+
+def test_a_head_of_its_own_is_no_longer_tied(tiny_model, tmp_path):
+    """A reader that goes by config.json would put the embedding in its place."""
+    folder = tmp_path / "model"
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    base, _ = load_model(models.find_model(str(folder)))
+    tuned = get_peft_model(base, LoraConfig(r=2, target_modules=["up_proj"], modules_to_save=["lm_head"]))
+    torch.nn.init.normal_(tuned.base_model.model.lm_head.modules_to_save["default"].weight)
+    tuned.save_pretrained(tmp_path / "adapter")
+    output = merge(tmp_path / "adapter", tmp_path / "merged", model=str(folder))
+    assert read_json(output / "config.json")["tie_word_embeddings"] is False
+    merged, _ = load_model(models.find_model(str(output)))
+    assert not torch.equal(merged.lm_head.weight, merged.model.embed_tokens.weight)
+
+
+def test_a_merge_that_overflows_its_type_is_refused(tiny_model, adapter, tmp_path):
+    huge = shutil.copytree(adapter, tmp_path / "huge")
+    weights = load_file(huge / "adapter_model.safetensors")
+    save_file(
+        {name: weight * 1e4 for name, weight in weights.items()}, huge / "adapter_model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(FlextuneError, match=r"merged in float16, .* overflows its type: choose another --dtype"):
+        merge(huge, tmp_path / "merged", dtype="float16")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_merging_says_that_the_adapter_is_anothers(tiny_model, adapter, tmp_path, capsys):
+    other = shutil.copytree(adapter, tmp_path / "other")
+    config = {**read_json(other / "adapter_config.json"), "base_model_name_or_path": "somebody/else"}
+    (other / "adapter_config.json").write_text(json.dumps(config))
+    merge(other, tmp_path / "merged", model=str(tiny_model))
+    assert "names somebody/else as its base model" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_cannot_be_merged_is_refused_before_training(tiny_model, tmp_path):

@@ -121,6 +121,9 @@ def test_dropout_in_front_of_experts_is_refused_by_its_key():
         ({"peft": {"exclude_modules": ["gate"]}}, r"adapter.peft.exclude_modules = \['gate'\]"),
         ({"peft": {"rank_pattern": {"q_proj": 4}}}, r"adapter.peft.rank_pattern: the model has nothing named 'q_proj'"),
         ({"peft": {"alpha_pattern": {"up": 4}}}, r"adapter.peft.alpha_pattern: the model has nothing named 'up'"),
+        ({"peft": {"modules_to_save": "lm_head"}}, r"modules_to_save = 'lm_head': expected a list of names"),
+        ({"peft": {"rank_pattern": {"[": 4}}}, r"does not fit this model: unterminated character set"),
+        ({"peft": {"alora_invocation_tokens": [5]}}, r"alora_invocation_tokens makes a kind of LoRA that flextune"),
         (
             {"peft": {"layers_to_transform": [1, 7]}},
             r"layers_to_transform = \[1, 7\]: the model has no layer 7 to adapt",

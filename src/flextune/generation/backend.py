@@ -69,10 +69,21 @@ def written_text(tokens: Tokens, request: Request, prompt: Sequence[int], writte
     return tokens.reply(prompt, written) if request.chat else tokens.new_text(prompt, written, request.stop)
 
 
-def end_tokens(generation_config: Any) -> set[int]:
-    """The tokens that a model's generation_config.json names as ends of a text: none, one or several."""
-    found = getattr(generation_config, "eos_token_id", None)
-    return set() if found is None else set(found) if isinstance(found, list) else {int(found)}
+def end_tokens(*configs: Any) -> set[int]:
+    """The tokens that a model names as ends of a text, out of the first configuration that names any.
+
+    Raises `FlextuneError` if they are no numbers of tokens.
+    """
+    for config in configs:
+        found = getattr(config, "eos_token_id", None)
+        if found is not None and found != []:
+            ends = found if isinstance(found, list) else [found]
+            if not all(isinstance(end, int) for end in ends):
+                raise FlextuneError(
+                    f"the model's eos_token_id is {found!r}: expected a token's number, or a list of them"
+                )
+            return set(ends)
+    return set()
 
 
 def check_windows(

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from flextune import processes
+from flextune.checkpoints import compute_dtype
 from flextune.errors import FlextuneError
 from flextune.files import sha256
 from flextune.generation.backend import Backend, Request, Text
 from flextune.generation.settings import Decoding, Generation
-from flextune.models import ModelSource, compute_dtype
+from flextune.models import ModelSource
 from flextune.rundir import versions
 
 Variant = tuple[Path | None, bool]
@@ -69,7 +70,7 @@ class Engine:
     def _today(self) -> str | None:
         """The date, where the chat template writes it into every prompt."""
         files = [self.source.path / "tokenizer_config.json", *self.source.path.glob("**/*.jinja")]
-        dated = any("strftime_now" in file.read_text(encoding="utf-8") for file in files if file.exists())
+        dated = any(b"strftime_now" in file.read_bytes() for file in files if file.exists())
         return datetime.date.today().isoformat() if self.generation.chat and dated else None
 
     def count(self, requests: Sequence[Request]) -> list[int]:

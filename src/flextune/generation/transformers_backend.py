@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from flextune.adapters import with_adapter
+from flextune.adapters import is_only_factors, with_adapter
 from flextune.errors import FlextuneError
 from flextune.finite import where_it_begins
 from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens, written_text
@@ -62,18 +62,19 @@ class TransformersBackend:
             )
         self.model.set_attn_implementation(ATTENTION)
         rows = self.model.get_input_embeddings().weight.shape[0]
-        self.tokens = Tokens(self.tokenizer, rows, end_tokens(self.model.generation_config))
+        self.tokens = Tokens(self.tokenizer, rows, end_tokens(self.model.generation_config, self.model.config))
         self._using = (None, False)
 
     def use(self, adapter: Path | None, merged: bool = False) -> None:
         """Write with this PEFT adapter from now on, beside the base's weights or added into them, or with the base.
 
-        The base stays loaded; only after an adapter was added into its weights it is loaded again.
+        The base stays loaded; it is loaded again only after an adapter that has changed its weights, by being added
+        into them or by more than its factors.
         """
         if (adapter, merged) == self._using:
             return
         before, was_merged = self._using
-        if was_merged:
+        if was_merged or (before is not None and not is_only_factors(before)):
             self._load()
         elif before is not None:
             self.model = self.model.unload()

@@ -19,11 +19,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from flextune.adapters import find_adapter, with_adapter
+from flextune.checkpoints import check_weights
 from flextune.errors import FlextuneError, UsageError, reason
 from flextune.files import read_json
 from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens, written_text
 from flextune.generation.settings import BEAMS, Decoding
-from flextune.models import ModelSource, check_weights, load_config, load_model, load_tokenizer, save_model
+from flextune.models import GENERATION, ModelSource, context, load_config, load_model, load_tokenizer, save_model
 from flextune.progress import waiting
 from flextune.tokens import Tokens
 
@@ -68,14 +69,16 @@ class VLLMBackend:
         self.rows = rows
         config = load_config(source)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(source)
-        check_weights(source)
-        ends = config.get_text_config()
-        with contextlib.suppress(OSError):
-            ends = GenerationConfig.from_pretrained(source.path)
-        self.tokens = Tokens(self.tokenizer, config.get_text_config().vocab_size, end_tokens(ends))
+        check_weights(source.path)
+        text = config.get_text_config()
+        ends = GenerationConfig.from_pretrained(source.path) if (source.path / GENERATION).exists() else text
+        self.tokens = Tokens(self.tokenizer, config.get_text_config().vocab_size, end_tokens(ends, text))
         # vLLM's own `auto` would halve float32
         self.dtype = str(config.dtype or "auto").removeprefix("torch.") if dtype == "auto" else dtype
-        self.window: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self.window = context(config)
+        # with a longer one, vLLM would turn the positions of every text as for long ones
+        own = getattr(config.get_text_config(), "max_position_embeddings", None)
+        self._longest = -1 if self.window in (None, own) else self.window
         self._added = source.adapters
         """The adapters to add into the weights."""
         self._beside: Path | None = None
@@ -194,7 +197,7 @@ class VLLMBackend:
                 str(weights),
                 dtype=self.dtype,
                 max_num_seqs=self.rows,
-                max_model_len=-1,  # the model's own, or what fits into the memory
+                max_model_len=self._longest,  # -1: the model's own, or what fits into the memory
                 enforce_eager=not torch.cuda.is_available(),
                 disable_log_stats=True,
                 use_tqdm_on_load=False,

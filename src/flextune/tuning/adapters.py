@@ -1,5 +1,6 @@
 """LoRA adapters: fresh ones from a recipe's settings, another run's to go on with, or one made weaker."""
 
+import re
 import shutil
 import warnings
 from dataclasses import fields, replace
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from flextune.adapters import find_adapter, with_adapter
+from flextune.adapters import OF_OTHER_KINDS, find_adapter, with_adapter
 from flextune.errors import FlextuneError, UsageError, reason
 from flextune.files import publish
 from flextune.tuning.roles import check_matches, places
@@ -69,7 +70,7 @@ def add_adapter(base: PreTrainedModel, adapter: Adapter) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what it sets right itself, such as GPT-2's transposed weights
             tuned = get_peft_model(base, config)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, re.error) as error:
         shown = f"adapter.targets = {adapter.targets!r}" + (f", adapter.peft = {adapter.peft}" if adapter.peft else "")
         raise FlextuneError(f"{shown} does not fit this model: {reason(error)}") from None
     check_matches(tuned, adapter.targets, asked, adapter.peft)
@@ -143,6 +144,8 @@ def _further(adapter: Adapter) -> dict[str, Any]:
     for key in adapter.peft:
         if key in OWN:
             raise UsageError(f"adapter.peft.{key}: write adapter.{OWN[key]} instead")
+        if key in OF_OTHER_KINDS and adapter.peft[key] is not None:
+            raise UsageError(f"adapter.peft.{key} makes a kind of LoRA that flextune does not know: leave it out")
         if key in HAVE_A_LOSS and adapter.peft[key] is not None:
             raise UsageError(f"adapter.peft.{key} needs a loss of its own, which is not added here: leave it out")
         if key not in names or key in SET:

@@ -24,7 +24,8 @@ from torch import Tensor
 from flextune.adapters import adapted_weight, find_adapter, merged_below, with_adapter
 from flextune.errors import FlextuneError, UsageError
 from flextune.files import differences, publish, read_json, sha256, write_json
-from flextune.models import ModelSource, find_model, load_model, save_model
+from flextune.finite import first_not_finite
+from flextune.models import ModelSource, check_adapters, find_model, load_model, save_model
 from flextune.progress import progress, waiting
 from flextune.rundir import versions
 
@@ -73,8 +74,11 @@ def merge(adapter: str | Path, output: str | Path, *, model: str | None = None, 
         if changed := differences({key: there.get(key) for key in about}, about):
             raise UsageError(f"{output} holds another merge: {'; '.join(changed.values())}; name another --output")
         return output
+    check_adapters(source, [*source.adapters, folder], merged=True)
     loaded, tokenizer = load_model(source, "auto")
     merged = with_adapter(loaded, folder, merged=True, dtype=dtype)
+    if name := first_not_finite(merged.named_parameters()):
+        raise FlextuneError(f"merged in {dtype}, {name} overflows its type: choose another --dtype, such as bfloat16")
     partial = output.with_name(f".{output.name}.partial")
     try:
         with waiting(f"Writing {output}"):
@@ -98,7 +102,7 @@ def base_of(adapter: Path, model: str | None = None) -> ModelSource:
     """The model of an adapter, with what was merged below it; refuses weights that are quantized on disk."""
     name = model or model_of(adapter)
     source = find_model(name)
-    if "quantization_config" in read_json(source.path / "config.json", of_model=True):
+    if read_json(source.path / "config.json", of_model=True).get("quantization_config"):
         raise FlextuneError(
             f"the weights of {name} are quantized: merging into them would lose most of the adapter. Name the model in "
             "16 or 32 bits with --model, and quantize what comes out if need be"

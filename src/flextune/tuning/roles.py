@@ -117,7 +117,9 @@ def check_matches(tuned: Any, targets: str | Sequence[str], asked: Places, peft:
         ("target_parameters", parameters),
     ):
         given = peft.get(key) or ()
-        for name in () if isinstance(given, str) else given:
+        if isinstance(given, str):
+            raise UsageError(f"adapter.peft.{key} = {given!r}: expected a list of names")
+        for name in given:
             if not any(_ends(found, name) for found in there):
                 raise UsageError(_no_such(f"adapter.peft.{key} = {given!r}", name, there))
     for key in ("rank_pattern", "alpha_pattern"):

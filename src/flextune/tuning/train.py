@@ -20,9 +20,10 @@ from transformers.integrations import TensorBoardCallback, get_reporting_integra
 
 from flextune import processes
 from flextune.adapters import check_mergeable
+from flextune.checkpoints import compute_dtype
 from flextune.errors import FlextuneError, NoRoomError, UsageError, reason
 from flextune.files import publish
-from flextune.models import ModelSource, compute_dtype, context, load_config, load_model, shapes
+from flextune.models import ModelSource, context, load_config, load_model, load_tokenizer, shapes
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
 from flextune.tasks import Example
@@ -86,6 +87,11 @@ def train(
         raise UsageError(
             f"training.kl = {training.kl:g} with adapter.peft.init_lora_weights: the weights beside such an adapter "
             "are not those of the model as it came; leave out one of the two"
+        )
+    if training.kl and model.peft_config["default"].layer_replication:
+        raise UsageError(
+            f"training.kl = {training.kl:g} with layer_replication: without its adapter such a model still has the "
+            "additional layers, and is not the base model; leave out one of the two"
         )
     if training.kl and model.peft_config["default"].bias != "none":
         raise UsageError(
@@ -299,14 +305,39 @@ def _curvature(training: Training, seed: int) -> list[Any]:
     )
 
 
-def check_training(source: ModelSource, training: Training, adapter: Adapter, merged: bool = False) -> None:
-    """Find now what training would refuse: a tracker that is missing, an adapter that does not fit the model.
+def _fits(example: Example, tokenizer: Any, longest: int, rows: int) -> bool:
+    try:
+        return bool(tokenize([example], tokenizer, longest, embedding_rows=rows).rows)
+    except FlextuneError:
+        return False
+
+
+def check_training(
+    source: ModelSource,
+    training: Training,
+    adapter: Adapter,
+    merged: bool = False,
+    examples: Sequence[Example] = (),
+    validation: Sequence[Example] = (),
+) -> None:
+    """Find now what training would refuse, before anything is measured.
+
+    That is a variable of the environment, a missing tracker, examples none of which can be learned, and an adapter that
+    does not fit the model.
 
     With `merged` also one that could not be added into the weights afterwards.
     """
+    processes.check_environment()
     _named_trackers(training)
+    config = load_config(source)
+    longest = min(training.max_length, context(config) or training.max_length)
+    tokenizer, rows = load_tokenizer(source), config.get_text_config().vocab_size
+    for what, part in (("training set", examples), ("validation set", validation)):
+        # one that fits is enough to begin; where there is none, the error says why
+        if part and not any(_fits(example, tokenizer, longest, rows) for example in part):
+            tokenize(part, tokenizer, longest, what, rows)
     if adapter.start is None:
-        tuned = add_shapes(shapes(load_config(source)), adapter)
+        tuned = add_shapes(shapes(config), adapter)
         if merged:
             check_mergeable(tuned)
 
