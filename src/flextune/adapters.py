@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 OF_OTHER_KINDS = ("alora_invocation_tokens", "arrow_config")
 """Fields of `LoraConfig` with which a token's weights depend on other tokens, or on other adapters."""
+_say_once = cache(say)
 
 
 def find_adapter(folder: str | Path) -> Path:
@@ -123,10 +125,12 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
     _check_landing(tuned, weights, adapter)
     named = {field.name for field in fields(LoraConfig)} | {"auto_mapping", "peft_version"}
     if unknown := sorted(key for key, value in read_json(adapter / CONFIG).items() if value and key not in named):
-        say(f"Warning: {adapter / CONFIG} has {', '.join(unknown)}, which this version of PEFT ignores")
+        _say_once(f"Warning: {adapter / CONFIG} has {', '.join(unknown)}, which this version of PEFT ignores")
     factors = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
     if len(factors) * 2 == len(weights) and not any(weight.any() for weight in factors):
-        say(f"Warning: the adapter {adapter} does nothing, since every factor B is zero: the model is the base model")
+        _say_once(
+            f"Warning: the adapter {adapter} does nothing, since every factor B is zero: the model is the base model"
+        )
     return _merge(tuned, dtype) if merged else tuned
 
 

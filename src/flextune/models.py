@@ -127,7 +127,7 @@ def load_model(
     except Exception as error:  # the libraries raise a dozen types; each means that the folder is no such model
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {reason(error)}") from None
     _check_complete(source.path, found)
-    if not overflow and (name := first_not_finite([*model.named_parameters(), *model.named_buffers()])):
+    if not overflow and (name := first_not_finite(model.state_dict().items())):
         raise FlextuneError(f"the model in {source.path} holds values that are no numbers, such as in {name}")
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
