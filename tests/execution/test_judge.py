@@ -268,7 +268,7 @@ def test_a_missing_toolchain_stops_before_anything_runs(monkeypatch):
     monkeypatch.setattr("flextune.execution.toolchain.find_tool", lambda name: None)
     with pytest.raises(FlextuneError, match=r"javac is missing, which judges programs in java: apt-get install"):
         verdict("java", "")
-    with pytest.raises(FlextuneError, match="programs in cobol cannot be judged; there are .*java, .*python"):
+    with pytest.raises(FlextuneError, match=r"programs in cobol cannot be judged; there are .*java, .*python"):
         execute([Program("t", 0, "cobol", "", "", "")])
 
 
