@@ -1,6 +1,7 @@
 """A study with trainings made by hand: what is run, what is chosen, what is written."""
 
 import errno
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -69,7 +70,7 @@ def test_the_command_runs_a_study_and_says_where_things_are(trainings, tmp_path,
         assert (tmp_path / "done" / place).exists()
 
 
-def test_without_benchmarks_a_run_needs_no_sandbox(tmp_path, monkeypatch):
+def test_without_benchmarks_a_run_needs_no_sandbox(tiny_model, tmp_path, monkeypatch):
     def no_sandbox(*_):
         raise FlextuneError("no sandbox here")
 
@@ -84,6 +85,8 @@ def test_without_benchmarks_a_run_needs_no_sandbox(tmp_path, monkeypatch):
         pipeline.run(recipe, output)
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     LlamaConfig(dtype="float32", **sizes).save_pretrained(model)
+    for file in tiny_model.glob("tokenizer*"):
+        shutil.copy(file, model)
     run = pipeline.run(recipe, output)
     assert (run.path / "report/index.html").exists()
     assert not run.comparison.exists()
