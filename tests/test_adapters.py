@@ -69,10 +69,10 @@ HALF = {
         {},
         r"size mismatch for .*q_proj.lora_A.*: .*2, 5",
     ),
-    "no numbers": (
+    "NaN": (
         lambda weights: {name: weight * torch.nan for name, weight in weights.items()},
         {},
-        r"holds values that are no numbers, such as in .*lora_A.*: train it anew",
+        r"contains NaN or infinity, such as in .*lora_A.*: train it again",
     ),
     "a kind of LoRA that looks at other tokens": (
         same,

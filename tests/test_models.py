@@ -105,7 +105,7 @@ INCOMPLETE = {
     "no number": (
         lambda weights: {**weights, "model.norm.weight": weights["model.norm.weight"] * torch.nan},
         {},
-        r"holds values that are no numbers, such as in model.norm.weight",
+        r"contains NaN or infinity, such as in model.norm.weight",
     ),
 }
 
@@ -206,7 +206,7 @@ def test_one_sentence_for_a_broken_folder(tiny_model, tmp_path):
         ("config.json", "{", "config.json, line 1: not valid JSON"),
         ("config.json", json.dumps({"model_type": "nosuch"}), "the configuration of the model .* cannot be read: "),
         ("tokenizer.json", "{", "has no tokenizer that can be loaded"),
-        ("tokenizer.json", None, "has no tokenizer that can be loaded|knows no word of a program"),
+        ("tokenizer.json", None, "has no tokenizer that can be loaded|has no token for a line of Python"),
         ("model.safetensors", "x" * 64, "model.safetensors cannot be read: "),
     ]
     for name, content, message in cases:

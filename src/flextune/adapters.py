@@ -3,8 +3,8 @@
 adapter = find_adapter("runs/first")                     # the folder, also when the run is named
 tuned = with_adapter(model, adapter)                     # at run time; with merged=True added into the weights
 
-An adapter of which any weight does not land in the model is refused: PEFT warns at most, and the base model would be
-measured in its place.
+flextune refuses an adapter if any of its weights has no place in the model. PEFT would only warn, and the base model
+would be measured as the tuned one.
 """
 
 import re
@@ -12,25 +12,23 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from flextune.errors import FlextuneError, reason
 from flextune.files import read_json, read_yaml
-from flextune.progress import say
+from flextune.progress import say, say_once
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 OF_OTHER_KINDS = ("alora_invocation_tokens", "arrow_config")
 """Fields of `LoraConfig` with which a token's weights depend on other tokens, or on other adapters."""
-_say_once = cache(say)
 
 
 def find_adapter(folder: str | Path) -> Path:
     """The folder of a LoRA adapter, also when the run that trained it is named.
 
-    Raises `FlextuneError` if there is none, or one of another kind than LoRA.
+    Raises `FlextuneError` if no adapter is found, or if its kind is not LoRA.
     """
     path = Path(folder)
     for candidate in (path, path / "adapter"):
@@ -41,13 +39,12 @@ def find_adapter(folder: str | Path) -> Path:
 
 
 def _check_kind(adapter: Path) -> None:
-    content = read_json(adapter / CONFIG)
-    kind = content.get("peft_type") if isinstance(content, dict) else None
+    config = read_json(adapter / CONFIG)
+    kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind is None:
         raise FlextuneError(f"{adapter / CONFIG} has no peft_type: expected LORA, as PEFT's save_pretrained writes it")
     if kind != "LORA":
         raise FlextuneError(f"{adapter / CONFIG}: peft_type is {kind}, and flextune reads LoRA adapters only (LORA)")
-    config = read_json(adapter / CONFIG)
     if other := next((key for key in OF_OTHER_KINDS if config.get(key)), None):
         raise FlextuneError(f"{adapter / CONFIG}: {other} makes it a kind of LoRA that flextune does not know")
     if not any((adapter / name).exists() for name in WEIGHTS):
@@ -62,10 +59,10 @@ def merged_below(adapter: Path) -> tuple[Path, ...]:
 
 
 def warn_of_other_base(adapter: Path, model: str, checksums: dict[str, str] | None = None) -> None:
-    """Say it if an adapter was trained on another model than this one, as far as its files tell.
+    """Warn if the files of an adapter say that it was trained on another model.
 
-    A run of flextune has recorded the checksums of its model's weights; any other adapter names its base model, of
-    which the last part is compared, since one model may lie in many folders.
+    A run of flextune has recorded the checksums of its model's weights, and they decide. Any other adapter names its
+    base model. Only the last part of that name is compared, since one model may lie in many folders.
     """
     run = adapter.parent / "run.json"
     if run.exists() and checksums:
@@ -100,7 +97,7 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
         dtype: Merged: the type that all weights get in the end; `auto` leaves each as it was.
 
     Raises:
-        FlextuneError: A weight is missing, unexpected, of another shape, or no number; the adapter is not LoRA.
+        FlextuneError: A weight is missing, unexpected, of another shape, NaN or infinite; the adapter is not LoRA.
     """
     from peft import LoraConfig, PeftConfig, PeftModel
     from peft.utils import load_peft_weights
@@ -111,7 +108,7 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
     try:
         weights = load_peft_weights(str(adapter), device="cpu")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what they warn of is refused below
+            warnings.simplefilter("ignore")  # missing weights are refused below
             config = PeftConfig.from_pretrained(str(adapter))
             if any(parameter.is_meta for parameter in model.parameters()):
                 config.init_lora_weights = False  # some take the factors out of weights that are not there
@@ -121,14 +118,14 @@ def with_adapter(model: Any, adapter: Path, merged: bool = False, trainable: boo
     if not weights:
         raise FlextuneError(f"the adapter {adapter} has no weights in it")
     if name := first_not_finite(weights.items()):
-        raise FlextuneError(f"the adapter {adapter} holds values that are no numbers, such as in {name}: train it anew")
+        raise FlextuneError(f"the adapter {adapter} contains NaN or infinity, such as in {name}: train it again")
     _check_landing(tuned, weights, adapter)
     named = {field.name for field in fields(LoraConfig)} | {"auto_mapping", "peft_version"}
     if unknown := sorted(key for key, value in read_json(adapter / CONFIG).items() if value and key not in named):
-        _say_once(f"Warning: {adapter / CONFIG} has {', '.join(unknown)}, which this version of PEFT ignores")
+        say_once(f"Warning: {adapter / CONFIG} has {', '.join(unknown)}, which this version of PEFT ignores")
     factors = [weight for name, weight in weights.items() if "lora_B" in name or "lora_embedding_B" in name]
     if len(factors) * 2 == len(weights) and not any(weight.any() for weight in factors):
-        _say_once(
+        say_once(
             f"Warning: the adapter {adapter} does nothing, since every factor B is zero: the model is the base model"
         )
     return _merge(tuned, dtype) if merged else tuned
@@ -203,7 +200,10 @@ def check_mergeable(tuned: Any) -> None:
 
 
 def is_only_factors(adapter: Path) -> bool:
-    """Whether unloading an adapter gives back the base: it has factors alone, and has left the weights as they were."""
+    """Whether the base model is unchanged after PEFT unloads this adapter.
+
+    It is not if the adapter has more than factors, such as a trained head, or if loading it changes weights.
+    """
     from safetensors import safe_open
 
     config = read_json(adapter / CONFIG)

@@ -3,13 +3,12 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flextune.errors import FlextuneError, reason
 from flextune.files import read_json
-from flextune.progress import say, waiting
+from flextune.progress import say_once, waiting
 
 if TYPE_CHECKING:
     from flextune.models import ModelSource
@@ -47,19 +46,19 @@ def check_types(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse safetensors files with values that are no numbers, for engines that load them without a look."""
+    """Refuse safetensors files that contain NaN or infinity, for engines that do not look at what they load."""
     from flextune.finite import first_not_finite
 
     for path in sorted(folder.glob("*.safetensors")):
         with waiting(f"Checking {path}"), _opened(path) as file:
             name = first_not_finite((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
         if name:
-            raise FlextuneError(f"{path} holds values that are no numbers, such as in {name}")
+            raise FlextuneError(f"{path} contains NaN or infinity, such as in {name}")
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; a torn one is an error that names it."""
+    """A safetensors file; an error names a file that is cut short."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -70,9 +69,10 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def compute_dtype(source: "ModelSource", dtype: str) -> str:
-    """The type that a model computes in: `auto` is the checkpoint's own, or float32 on a processor slow in that.
+    """The type that a model computes in.
 
-    A processor without instructions for 16-bit floats emulates them, which takes many times as long as float32.
+    `auto` is the checkpoint's own type, except on a processor without instructions for it: there it is float32. Such a
+    processor emulates 16-bit floats, which takes many times as long.
     """
     import torch
 
@@ -81,7 +81,7 @@ def compute_dtype(source: "ModelSource", dtype: str) -> str:
     own = _own_dtype(source.path)
     if torch.cuda.is_available() or own == "float32" or has_instructions_for(own):
         return own
-    _say_once(f"Computing in float32: this processor has no instructions for the checkpoint's {own}")
+    say_once(f"Computing in float32: this processor has no instructions for the checkpoint's {own}")
     return "float32"
 
 
@@ -114,6 +114,3 @@ INSTRUCTIONS = {
     "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
 }
 """What torch calls a processor's instructions for each type, on x86 and ARM; any one of them is enough."""
-
-
-_say_once = cache(say)

@@ -1,4 +1,4 @@
-"""Where a model stops giving numbers: NaN and infinity in weights, and in what layers compute."""
+"""NaN and infinity: whether tensors contain them, and in which layer of a model they begin."""
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
-    """The name of the first tensor with a NaN or an infinity; None if there is none. Integers and `meta` have none."""
+    """The name of the first tensor that contains NaN or infinity, or None. It skips integers and `meta`."""
     for name, tensor in tensors:
         if tensor.is_meta or not tensor.is_floating_point():
             continue
@@ -23,7 +23,7 @@ def first_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str | None:
 
 
 def where_it_begins(model: nn.Module, forward: Callable[[], Any]) -> str:
-    """The first weight that is no number, or else the first layer whose output is none, in words."""
+    """In words: the first weight that contains NaN or infinity, or else the first layer whose output does."""
     if name := first_not_finite(model.named_parameters()):
         return f"the weight {name}"
     found: list[str] = []
@@ -42,4 +42,4 @@ def where_it_begins(model: nn.Module, forward: Callable[[], Any]) -> str:
     finally:
         for hook in hooks:
             hook.remove()
-    return f"the layer {found[0]}" if found else "a layer that shows none when it is asked alone"
+    return f"the layer {found[0]}" if found else "a layer in which they do not appear when the text is computed alone"

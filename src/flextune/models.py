@@ -89,13 +89,13 @@ def load_model(
     Args:
         source: What `find_model` returned.
         dtype: `float32`, `bfloat16`, `float16`, or `auto` for the checkpoint's own.
-        overflow: Load weights that are no numbers in this type too, to measure what they do.
+        overflow: Accept weights that become infinite in this type, to measure what that does.
 
     Of several processes on a machine each takes the GPU of its own number (LOCAL_RANK).
 
     Raises:
-        FlextuneError: A weight is missing, unexpected, of another shape, or no number; a library for quantized weights
-            is missing; configuration or tokenizer cannot be read, or need code of their own.
+        FlextuneError: A weight is missing, unexpected, of another shape, NaN or infinite; a library for quantized
+            weights is missing; configuration or tokenizer cannot be read, or need code of their own.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -128,7 +128,7 @@ def load_model(
         raise FlextuneError(f"the model in {source.path} cannot be loaded: {reason(error)}") from None
     _check_complete(source.path, found)
     if not overflow and (name := first_not_finite(model.state_dict().items())):
-        raise FlextuneError(f"the model in {source.path} holds values that are no numbers, such as in {name}")
+        raise FlextuneError(f"the model in {source.path} contains NaN or infinity, such as in {name}")
     rows = model.get_input_embeddings().weight.shape[0]
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= rows:
         tokenizer.pad_token_id = tokenizer.eos_token_id
@@ -175,7 +175,7 @@ def load_config(source: ModelSource) -> Any:
 
 
 def shapes(config: Any) -> Any:
-    """The model of a configuration without memory."""
+    """The model that a configuration describes, without memory for its weights (on torch's `meta` device)."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -187,7 +187,7 @@ def shapes(config: Any) -> Any:
 
 
 def check_adapters(source: ModelSource, adapters: Sequence[Path], merged: bool = False) -> None:
-    """Refuse adapters that do not fit the model, before anything is measured; say it if one names another model.
+    """Refuse adapters that do not fit the model, before anything is measured; warn if one names another model.
 
     With `merged` also those that cannot be added into its weights, as those below another one always are.
 
@@ -216,8 +216,8 @@ def load_tokenizer(source: ModelSource) -> "PreTrainedTokenizerBase":
         ) from None
     if not set(probe) - {tokenizer.unk_token_id}:
         raise FlextuneError(
-            f"the tokenizer in {source.path} knows no word of a program (it has {len(tokenizer)} tokens); is one of "
-            "its files missing, such as tokenizer.json or tokenizer.model?"
+            f"the tokenizer in {source.path} has no token for a line of Python (it has {len(tokenizer)} tokens); is "
+            "one of its files missing, such as tokenizer.json or tokenizer.model?"
         )
     return tokenizer
 

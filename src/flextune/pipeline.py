@@ -219,7 +219,7 @@ def _begin(recipe: Recipe, directory: RunDirectory, measure: bool = True) -> Inp
     """
     plan = check(recipe) if measure else find_inputs(recipe)
     if recipe.training and not directory.adapter.exists():
-        from flextune.tuning.train import check_training
+        from flextune.tuning.preflight import check_training
 
         check_training(
             plan.source,

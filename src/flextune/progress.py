@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Protocol
 
 from rich.console import Console
@@ -54,6 +55,12 @@ def waiting(what: str) -> Iterator[None]:
         return
     with console.status(Text(what)):  # a string would be read as markup, whatever the console says
         yield
+
+
+@cache
+def say_once(message: str) -> None:
+    """`say`, but only the first time that this process has the message."""
+    say(message)
 
 
 def say(message: str) -> None:

@@ -16,8 +16,8 @@ from flextune.models import load_model
 from flextune.tuning import merging
 from flextune.tuning.adapters import add_adapter
 from flextune.tuning.merging import base_of, check, merge
+from flextune.tuning.preflight import check_training
 from flextune.tuning.settings import Adapter, Training
-from flextune.tuning.train import check_training
 
 PROMPTS = ["def add(a, b):\n", "def double(x):\n    return", "def largest(values):\n"]
 

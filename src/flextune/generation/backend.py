@@ -72,7 +72,7 @@ def written_text(tokens: Tokens, request: Request, prompt: Sequence[int], writte
 def end_tokens(*configs: Any) -> set[int]:
     """The tokens that a model names as ends of a text, out of the first configuration that names any.
 
-    Raises `FlextuneError` if they are no numbers of tokens.
+    Raises `FlextuneError` if an end is not the number of a token.
     """
     for config in configs:
         found = getattr(config, "eos_token_id", None)

@@ -199,7 +199,7 @@ class TransformersBackend:
     def step(self, slots: Slots, tokens: Sequence[int], positions: Sequence[int], text: TextOf) -> Tensor:
         """The logits (rows, vocabulary) after one more token a row.
 
-        Raises `FlextuneError` where they are no numbers, with the row's problem and the layer where it begins.
+        Raises `FlextuneError` where they are NaN or infinite, with the row's problem and the layer where it begins.
         """
         logits_RV = self._forward(slots, [[token] for token in tokens], positions)
         finite_R = torch.isfinite(logits_RV.amax(-1))  # a NaN is the largest of its row
@@ -207,8 +207,8 @@ class TransformersBackend:
             name, ids = text(int((~finite_R).nonzero()[0]))
             place = where_it_begins(self.model, lambda: self._forward(Slots(1, len(ids)), [ids], [0]))
             raise FlextuneError(
-                f"{name}: the model's logits after token {len(ids)} are no numbers, beginning with {place}; try dtype: "
-                "float32, or another checkpoint"
+                f"{name}: the model's logits after token {len(ids)} are NaN or infinite, beginning with {place}; try "
+                "dtype: float32, or another checkpoint"
             )
         return logits_RV
 

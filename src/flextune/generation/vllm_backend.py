@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from flextune.adapters import find_adapter, with_adapter
-from flextune.checkpoints import check_weights
+from flextune.checkpoints import check_types, check_weights
 from flextune.errors import FlextuneError, UsageError, reason
 from flextune.files import read_json
 from flextune.generation.backend import Request, Text, check_windows, end_tokens, prompt_tokens, written_text
@@ -69,6 +69,7 @@ class VLLMBackend:
         self.rows = rows
         config = load_config(source)
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(source)
+        check_types(source.path)
         check_weights(source.path)
         text = config.get_text_config()
         ends = GenerationConfig.from_pretrained(source.path) if (source.path / GENERATION).exists() else text
@@ -249,7 +250,7 @@ class VLLMBackend:
             written = written[:-1]
         if not math.isfinite(output.cumulative_logprob or 0):
             raise FlextuneError(
-                f"{request.name}: the model's logits are no numbers in {self.dtype}; try dtype: float32, or "
+                f"{request.name}: the model's logits are NaN or infinite in {self.dtype}; try dtype: float32, or "
                 "backend = 'transformers', which says in which layer they begin"
             )
         return Text(written_text(self.tokens, request, prompt, written), output.finish_reason, len(written))

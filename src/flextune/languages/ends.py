@@ -1,8 +1,8 @@
 """Where tests report that they ran to their end.
 
 The report is made from the end of the tests' own code: a statement there works out a number from two that stand in the
-source, and writes it into a pipe. A program that ends early, however cleanly, has not written it. What a program could
-still forge that studies this from inside is said in docs/execution.md.
+source, and writes it into a pipe. A program that ends early, however cleanly, has not written it. docs/execution.md
+says what a program that studies this from inside could still forge.
 """
 
 import re

@@ -151,7 +151,7 @@ class Language:
 
     # tests that a model writes itself
     self_test_stop: tuple[str, ...] = ()
-    """What ends a list of assertions. A comment is none: models like to write one between two assertions."""
+    """What ends a list of assertions. A comment does not: models like to write one between two assertions."""
     self_test_form: Form | None = None
 
     # compiling and running
@@ -190,11 +190,6 @@ class Language:
     def short(self) -> str:
         """MultiPL-E's name."""
         return self.multipl_e or self.name
-
-    @property
-    def extension(self) -> str:
-        """The ending of its files, with the dot."""
-        return f".{self.source.rpartition('.')[2]}"
 
     def main(self, tests: str) -> str:
         """The main class, where the language has one."""

@@ -12,7 +12,7 @@ from flextune.languages.rules import SHOWN, Rule, Syntax
 
 
 def interpreter() -> str:
-    """The interpreter that judges Python: the system's, or ours where there is none."""
+    """The interpreter that judges Python: the system's, or else the one that runs flextune."""
     return "/usr/bin/python3" if Path("/usr/bin/python3").exists() else os.path.realpath(sys.executable)
 
 

@@ -78,7 +78,7 @@ def planned(run: str | Path) -> list[Place]:
 
 
 def _settings(run: str | Path) -> dict[str, Any]:
-    """The recipe of a run; empty where there is none."""
+    """The recipe of a run, or an empty mapping."""
     directory = RunDirectory(run)
     return directory.settings if directory.recipe.exists() else {}
 

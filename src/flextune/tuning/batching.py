@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -47,32 +47,53 @@ def tokenize(
     Raises `FlextuneError` if no example is left, or a token is beyond the rows of the model's embedding.
     """
     tokens = Tokens(tokenizer, embedding_rows)
-    rows: list[Row] = []
-    too_long = 0
-    unwritable: list[Example] = []
+    found = [_row(example, tokens, max_length) for example in examples]
+    kept = [row for row in found if isinstance(row, dict)]
+    if not kept:
+        raise _nothing_left(examples, found, tokens, max_length, what)
+    return Tokenized(kept, found.count("too long"), found.count("unwritable"))
+
+
+def check_examples(
+    examples: Sequence[Example], tokenizer: Any, max_length: int, what: str, embedding_rows: int
+) -> None:
+    """Raise `FlextuneError` as `tokenize` would if none of the examples can be learned; the first that can ends it."""
+    tokens = Tokens(tokenizer, embedding_rows)
+    found = []
     for example in examples:
-        prompt = tokens.prompt(example.prompt, example.id)
-        completion = tokens.completion(example.prompt, prompt, example.completion, example.id)
-        if completion is None:
-            unwritable.append(example)
-        elif len(prompt) + len(completion) > max_length:
-            too_long += 1
-        else:
-            rows.append({"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion})
-    if not rows and unwritable:
-        example = unwritable[0]
+        found.append(_row(example, tokens, max_length))
+        if isinstance(found[-1], dict):
+            return
+    if examples:
+        raise _nothing_left(examples, found, tokens, max_length, what)
+
+
+def _row(example: Example, tokens: Tokens, max_length: int) -> Row | Literal["too long", "unwritable"]:
+    """An example as tokens and labels, or why it is left out."""
+    prompt = tokens.prompt(example.prompt, example.id)
+    completion = tokens.completion(example.prompt, prompt, example.completion, example.id)
+    if completion is None:
+        return "unwritable"
+    if len(prompt) + len(completion) > max_length:
+        return "too long"
+    return {"input_ids": prompt + completion, "labels": [IGNORED] * len(prompt) + completion}
+
+
+def _nothing_left(
+    examples: Sequence[Example], found: Sequence[Any], tokens: Tokens, max_length: int, what: str
+) -> FlextuneError:
+    if "unwritable" in found:
+        example = examples[list(found).index("unwritable")]
         learned = tokens.shown_as(example.prompt, example.completion)
-        raise FlextuneError(
+        return FlextuneError(
             f"the model's tokenizer cannot write the completions of the {what}: {reprlib.repr(example.completion)} of "
-            f"{example.id} would be learned as {reprlib.repr(learned)}; use a "
-            "model whose tokenizer keeps every character"
+            f"{example.id} would be learned as {reprlib.repr(learned)}; use a model whose tokenizer keeps every "
+            "character"
         )
-    if not rows:
-        raise FlextuneError(
-            f"the {what} has no example of at most training.max_length = {max_length} tokens "
-            f"({len(examples)} examples in all)"
-        )
-    return Tokenized(rows, too_long, len(unwritable))
+    return FlextuneError(
+        f"the {what} has no example of at most training.max_length = {max_length} tokens ({len(examples)} examples in "
+        "all)"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What became of a training: an adapter that can be measured, or one that is nothing, or no numbers."""
+"""Whether a training has ended with an adapter that can be measured."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from flextune.tuning.validation import loss_per_token
 
 
 def check_outcome(model: Any, batch: dict[str, Any], learning_rate: float, steps: int) -> None:
-    """Refuse an adapter with which the model gives no numbers, and say it if the adapter does nothing.
+    """Refuse an adapter with which the loss is NaN or infinite, and warn if the adapter does nothing.
 
     The loss of the last step was measured before its update, so one more forward pass shows what that led to.
 
@@ -23,12 +23,12 @@ def check_outcome(model: Any, batch: dict[str, Any], learning_rate: float, steps
         steps: Optimizer steps taken.
 
     Raises:
-        DivergedError: A factor or the loss is no number.
+        DivergedError: A factor or the loss is NaN or infinite.
     """
     advice = f"lower training.learning_rate (now {learning_rate:g}), or train with dtype: float32 or bfloat16"
     learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if name := first_not_finite(learned):
-        raise DivergedError(f"{name} holds values that are no numbers after step {steps}: {advice}")
+        raise DivergedError(f"{name} contains NaN or infinity after step {steps}: {advice}")
     loss = loss_per_token(model, [batch])
     if not torch.isfinite(torch.tensor(loss)):
         raise DivergedError(f"the training loss is {loss} after step {steps}: {advice}")

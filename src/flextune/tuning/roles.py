@@ -154,7 +154,7 @@ def _experts(model: nn.Module) -> list[str]:
 
 
 def _other_layers(model: nn.Module) -> list[str]:
-    """Parameters that hold several layers, and are none of the experts that flextune knows."""
+    """Parameters that hold several layers and that flextune does not know as experts."""
     kernels = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Conv1d)}
     several = {name for name, weight in nn.Module.named_parameters(model) if weight.ndim == 3}
     return sorted(several - kernels - set(_experts(model)))

@@ -16,20 +16,17 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainingArguments, set_seed
-from transformers.integrations import TensorBoardCallback, get_reporting_integration_callbacks
 
 from flextune import processes
-from flextune.adapters import check_mergeable
 from flextune.checkpoints import compute_dtype
-from flextune.errors import FlextuneError, NoRoomError, UsageError, reason
+from flextune.errors import FlextuneError, NoRoomError, UsageError
 from flextune.files import publish
-from flextune.models import ModelSource, context, load_config, load_model, load_tokenizer, shapes
+from flextune.models import ModelSource, context, load_model
 from flextune.progress import progress, say
 from flextune.rundir import RunDirectory
 from flextune.tasks import Example
 from flextune.tuning.adapters import (
     add_adapter,
-    add_shapes,
     changes_the_base,
     gathered,
     load_weights,
@@ -43,6 +40,7 @@ from flextune.tuning.metrics import WHOLE, Metrics
 from flextune.tuning.outcome import check_outcome
 from flextune.tuning.settings import Adapter, Penalty, Training
 from flextune.tuning.sophia import SophiaG
+from flextune.tuning.trackers import trackers
 from flextune.tuning.trainer import SpectralTrainer
 from flextune.tuning.validation import loss_per_token, perplexity
 
@@ -148,7 +146,7 @@ def train(
             penalty=FourierPenalty(model, **_but(penalty, WHEN), seed=seed),
             **_only(penalty, WHEN),
             **_sophia(training),
-            callbacks=[*_curvature(training, seed), metrics, *_trackers(run, training)],
+            callbacks=[*_curvature(training, seed), metrics, *trackers(run, training)],
         )
         trainer.remove_callback(PrinterCallback)
         with _explained(run.checkpoints, trainer):
@@ -303,62 +301,6 @@ def _curvature(training: Training, seed: int) -> list[Any]:
     return (
         [SophiaCallback(**_only(training.sophia, OF_THE_CALLBACK), seed=seed)] if training.optimizer == "sophia" else []
     )
-
-
-def _fits(example: Example, tokenizer: Any, longest: int, rows: int) -> bool:
-    try:
-        return bool(tokenize([example], tokenizer, longest, embedding_rows=rows).rows)
-    except FlextuneError:
-        return False
-
-
-def check_training(
-    source: ModelSource,
-    training: Training,
-    adapter: Adapter,
-    merged: bool = False,
-    examples: Sequence[Example] = (),
-    validation: Sequence[Example] = (),
-) -> None:
-    """Find now what training would refuse, before anything is measured.
-
-    That is a variable of the environment, a missing tracker, examples none of which can be learned, and an adapter that
-    does not fit the model.
-
-    With `merged` also one that could not be added into the weights afterwards.
-    """
-    processes.check_environment()
-    _named_trackers(training)
-    config = load_config(source)
-    longest = min(training.max_length, context(config) or training.max_length)
-    tokenizer, rows = load_tokenizer(source), config.get_text_config().vocab_size
-    for what, part in (("training set", examples), ("validation set", validation)):
-        # one that fits is enough to begin; where there is none, the error says why
-        if part and not any(_fits(example, tokenizer, longest, rows) for example in part):
-            tokenize(part, tokenizer, longest, what, rows)
-    if adapter.start is None:
-        tuned = add_shapes(shapes(config), adapter)
-        if merged:
-            check_mergeable(tuned)
-
-
-def _trackers(run: RunDirectory, training: Training) -> list[Any]:
-    """The trackers that a recipe names.
-
-    TensorBoard writes beside metrics.jsonl unless its own variable says where; the trainer's folder does not last.
-    """
-    trackers = _named_trackers(training)
-    for tracker in trackers:
-        if isinstance(tracker, TensorBoardCallback) and tracker.logging_dir is None:
-            tracker.logging_dir = str(run.metrics.parent / "tensorboard")
-    return trackers
-
-
-def _named_trackers(training: Training) -> list[Any]:
-    try:
-        return [kind() for kind in get_reporting_integration_callbacks(training.report_to)]
-    except (ImportError, RuntimeError, ValueError) as error:
-        raise UsageError(f"training.report_to = {', '.join(training.report_to)}: {reason(error)}") from None
 
 
 def _only(section: Any, keys: Sequence[str]) -> dict[str, Any]:
